@@ -1,1 +1,42 @@
-//! executor-core
+//! Futures, the `Executor` trait and the work-stealing `ThreadPoolExecutor` of `concurrent-futures`.
+//!
+//! People use this crate through the facade, `concurrent-futures`, whose documentation has the guide. Here is the
+//! inside, lower rows knowing nothing of higher ones (`tests/architecture.rs` of the facade sees to it):
+//!
+//! ```text
+//!   thread_pool   builder · pool · registry · worker · queue · sleep · timer · counters
+//!   executor      trait Executor, options, Callable, Payload · map
+//!   future        TaskFuture, Promise · wait, as_completed · current
+//!   host          what a worker offers to a wait on it
+//!   task          the one heap cell                                                      (unsafe here)
+//!   owner         the way from a task back to its pool
+//!   error · panic_report · stats · fork · os · sync
+//! ```
+
+mod current;
+mod error;
+mod executor;
+pub mod fork;
+mod future;
+mod host;
+mod map;
+mod os;
+pub mod owner;
+pub mod panic_report;
+mod stats;
+mod sync;
+mod task;
+mod thread_pool;
+mod wait;
+
+pub use current::{CurrentTask, current_task};
+pub use error::{BuildError, DeathDetails, Limit, SubmitError, TaskError, WorkerDeath};
+pub use executor::{CallOptions, Callable, Callee, Chunk, Executor, Options, Payload, SharedContext, Shutdown};
+pub use future::{Promise, TaskFuture};
+pub use map::{CallMapper, Map, Mapper};
+pub use panic_report::{PanicDetails, PanicReport};
+pub use stats::{PoolStats, ShutdownReport, WorkerInfo};
+pub use thread_pool::{ClosureMapper, InitOutcome, ThreadPoolBuilder, ThreadPoolExecutor};
+pub use wait::{
+    AsCompleted, AsCompletedTimeout, ReturnWhen, Unfinished, Waited, as_completed, as_completed_timeout, wait,
+};

@@ -1,0 +1,740 @@
+//! The `Executor` trait: one interface to run a function somewhere else, whatever the backend.
+//!
+//! Its bounds are those of a remote call. A function is a `fn` pointer, so that it is the same in another process of
+//! this program; argument, context and result are [`Payload`]s. An executor implements three methods, and gets
+//! `submit`, `map`, their forms with a context, [`options`](Executor::options) and the shutdowns from them.
+
+use std::fmt;
+use std::num::NonZeroUsize;
+use std::time::{Duration, Instant};
+
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use crate::error::TaskError;
+use crate::future::TaskFuture;
+use crate::map::{CallMapper, Map};
+use crate::panic_report;
+use crate::stats::ShutdownReport;
+use crate::sync::{Arc, AtomicU64, Ordering};
+
+/// What may be sent to another process: everything serde can write and read back.
+///
+/// ```
+/// fn sendable<T: executor_core::Payload>() {}
+/// sendable::<(u32, String, Option<Vec<f64>>)>();
+/// ```
+///
+/// Borrowed data cannot be sent; own it:
+///
+/// ```compile_fail,E0277
+/// fn sendable<T: executor_core::Payload>() {}
+/// sendable::<std::rc::Rc<u32>>();
+/// ```
+pub trait Payload: Serialize + DeserializeOwned + Send + 'static {}
+
+impl<T: Serialize + DeserializeOwned + Send + 'static> Payload for T {}
+
+/// Runs functions somewhere else.
+///
+/// Code that is generic over it runs on every backend:
+///
+/// ```
+/// use executor_core::{Executor, TaskError, ThreadPoolExecutor};
+///
+/// fn sum_of_squares(executor: &impl Executor, n: u64) -> Result<u64, TaskError> {
+///     executor.map(|n: u64| n * n, 1..=n).sum()
+/// }
+///
+/// let pool = ThreadPoolExecutor::new(2)?;
+/// assert_eq!(sum_of_squares(&pool, 10)?, 385);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+///
+/// A handle is a cheap clone. Third parties implement the three methods without a body, with
+/// [`Promise`](crate::Promise):
+///
+/// ```
+/// use executor_core::{
+///     CallOptions, Callable, Chunk, Executor, Payload, Promise, Shutdown, ShutdownReport, TaskFuture,
+/// };
+///
+/// /// Runs everything at once, on the caller.
+/// #[derive(Clone)]
+/// struct Inline;
+///
+/// impl Executor for Inline {
+///     fn submit_call<C, A, R>(&self, call: Callable<C, A, R>, arg: A, _: &CallOptions) -> TaskFuture<R>
+///     where
+///         C: Payload + Sync,
+///         A: Payload,
+///         R: Payload,
+///     {
+///         let (promise, future) = Promise::new();
+///         promise.complete(call.run(arg));
+///         future
+///     }
+///
+///     fn submit_chunk<C, A, R>(&self, call: Callable<C, A, R>, args: Vec<A>, _: &CallOptions) -> TaskFuture<Chunk<R>>
+///     where
+///         C: Payload + Sync,
+///         A: Payload,
+///         R: Payload,
+///     {
+///         let (promise, future) = Promise::new();
+///         promise.complete(Ok(call.run_chunk(args)));
+///         future
+///     }
+///
+///     fn shutdown_with(&self, _: Shutdown) -> ShutdownReport {
+///         ShutdownReport::default()
+///     }
+/// }
+///
+/// assert_eq!(Inline.submit(|n: i32| -n, 1).result()?, -1);
+/// assert_eq!(Inline.map(|n: i32| n + 1, [1, 2]).map(Result::unwrap).collect::<Vec<_>>(), [2, 3]);
+/// # Ok::<(), executor_core::TaskError>(())
+/// ```
+pub trait Executor: Clone {
+    /// Runs one call. Never panics and never fails here: a refused task is a future that holds the reason.
+    fn submit_call<C, A, R>(
+        &self,
+        call: Callable<C, A, R>,
+        arg: A,
+        options: &CallOptions,
+    ) -> TaskFuture<R>
+    where
+        C: Payload + Sync,
+        A: Payload,
+        R: Payload;
+
+    /// Runs one function on several arguments in one message: what `map` is made of.
+    fn submit_chunk<C, A, R>(
+        &self,
+        call: Callable<C, A, R>,
+        args: Vec<A>,
+        options: &CallOptions,
+    ) -> TaskFuture<Chunk<R>>
+    where
+        C: Payload + Sync,
+        A: Payload,
+        R: Payload;
+
+    /// Stops accepting tasks, in the manner asked for.
+    fn shutdown_with(&self, how: Shutdown) -> ShutdownReport;
+
+    /// How many tasks can run at the same time: what `map` sizes its window by.
+    ///
+    /// ```
+    /// use executor_core::{Executor, ThreadPoolExecutor};
+    /// assert_eq!(Executor::max_workers(&ThreadPoolExecutor::new(3)?), 3);
+    /// # Ok::<(), executor_core::BuildError>(())
+    /// ```
+    fn max_workers(&self) -> usize {
+        num_cpus::get()
+    }
+
+    /// The options of calls made through this handle: the defaults, except for a view made by
+    /// [`options`](Self::options).
+    ///
+    /// ```
+    /// use executor_core::{Executor, ThreadPoolExecutor};
+    /// assert!(ThreadPoolExecutor::new(1)?.call_options().label.is_none());
+    /// # Ok::<(), executor_core::BuildError>(())
+    /// ```
+    fn call_options(&self) -> CallOptions {
+        CallOptions::default()
+    }
+
+    /// Runs `f(arg)` and returns the future of its value.
+    ///
+    /// `f` is a function pointer: any function, and any closure that captures nothing, coerces to it. Several arguments
+    /// are a tuple.
+    ///
+    /// ```
+    /// use executor_core::{Executor, ThreadPoolExecutor};
+    ///
+    /// fn double(executor: &impl Executor, n: u32) -> u32 {
+    ///     executor.submit(|n: u32| n * 2, n).result().unwrap()
+    /// }
+    /// assert_eq!(double(&ThreadPoolExecutor::new(1)?, 21), 42);
+    /// # Ok::<(), executor_core::BuildError>(())
+    /// ```
+    ///
+    /// A closure that captures is refused by the compiler at the caller's line:
+    ///
+    /// ```compile_fail,E0308
+    /// use executor_core::Executor;
+    ///
+    /// fn add(executor: &impl Executor, n: u32, captured: u32) {
+    ///     executor.submit(|n: u32| n + captured, n);
+    /// }
+    /// ```
+    #[must_use = "dropping the future detaches the task, its error included"]
+    fn submit<A: Payload, R: Payload>(&self, f: fn(A) -> R, arg: A) -> TaskFuture<R> {
+        self.submit_call(Callable::<(), A, R>::plain(f), arg, &self.call_options())
+    }
+
+    /// Runs `f(&context, arg)`.
+    ///
+    /// ```
+    /// use executor_core::{Executor, ThreadPoolExecutor};
+    ///
+    /// let pool = ThreadPoolExecutor::new(1)?;
+    /// let found = pool.submit_with(vec!["a".to_owned(), "b".to_owned()], |names, i: usize| names[i].clone(), 1);
+    /// assert_eq!(found.result()?, "b");
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    #[must_use = "dropping the future detaches the task, its error included"]
+    fn submit_with<C, A, R>(&self, context: C, f: fn(&C, A) -> R, arg: A) -> TaskFuture<R>
+    where
+        C: Payload + Sync,
+        A: Payload,
+        R: Payload,
+    {
+        self.submit_call(Callable::with_context(context, f), arg, &self.call_options())
+    }
+
+    /// Runs `f` on every item, starting at once, and yields the results in order.
+    ///
+    /// The input is pulled lazily, within a window. Items travel in chunks whose size follows the measured cost of an
+    /// item. Dropping the iterator cancels what has not started.
+    ///
+    /// ```
+    /// use executor_core::{Executor, ThreadPoolExecutor};
+    ///
+    /// fn lengths(executor: &impl Executor) -> Vec<usize> {
+    ///     executor.map(|s: String| s.len(), ["a".to_owned(), "bc".to_owned()]).map(Result::unwrap).collect()
+    /// }
+    /// assert_eq!(lengths(&ThreadPoolExecutor::new(1)?), [1, 2]);
+    /// # Ok::<(), executor_core::BuildError>(())
+    /// ```
+    fn map<A, R, I>(&self, f: fn(A) -> R, items: I) -> Map<I::IntoIter, CallMapper<Self, (), A, R>>
+    where
+        A: Payload,
+        R: Payload,
+        I: IntoIterator<Item = A>,
+    {
+        Map::new(items.into_iter(), CallMapper::new(self.clone(), Callable::plain(f)), self.call_options())
+    }
+
+    /// [`map`](Self::map) with a context, of which each call gets a reference: it is sent once to each worker, not with
+    /// each item.
+    ///
+    /// ```
+    /// use executor_core::{Executor, ThreadPoolExecutor};
+    ///
+    /// let pool = ThreadPoolExecutor::new(2)?;
+    /// let scaled: Vec<f64> = pool.map_with(2.5, |scale: &f64, x: f64| scale * x, [1.0, 2.0]).map(Result::unwrap).collect();
+    /// assert_eq!(scaled, [2.5, 5.0]);
+    /// # Ok::<(), executor_core::BuildError>(())
+    /// ```
+    fn map_with<C, A, R, I>(
+        &self,
+        context: C,
+        f: fn(&C, A) -> R,
+        items: I,
+    ) -> Map<I::IntoIter, CallMapper<Self, C, A, R>>
+    where
+        C: Payload + Sync,
+        A: Payload,
+        R: Payload,
+        I: IntoIterator<Item = A>,
+    {
+        let mapper = CallMapper::new(self.clone(), Callable::with_context(context, f));
+        Map::new(items.into_iter(), mapper, self.call_options())
+    }
+
+    /// A view of the same executor with settings for the calls made through it. It is an executor itself.
+    ///
+    /// ```
+    /// use executor_core::{Executor, ThreadPoolExecutor};
+    ///
+    /// fn named(executor: &impl Executor) -> String {
+    ///     format!("{:?}", executor.options().label("resize").submit(|()| (), ()))
+    /// }
+    /// assert!(named(&ThreadPoolExecutor::new(1)?).contains("resize"));
+    /// # Ok::<(), executor_core::BuildError>(())
+    /// ```
+    fn options(&self) -> Options<'_, Self> {
+        Options { executor: self, settings: self.call_options() }
+    }
+
+    /// Accepts no more tasks, finishes every accepted one, and waits for that.
+    ///
+    /// On a worker of the same pool it does not wait, since it would wait for itself.
+    ///
+    /// ```
+    /// use executor_core::{Executor, ThreadPoolExecutor};
+    /// let pool = ThreadPoolExecutor::new(1)?;
+    /// assert!(Executor::shutdown(&pool).is_complete());
+    /// # Ok::<(), executor_core::BuildError>(())
+    /// ```
+    fn shutdown(&self) -> ShutdownReport {
+        self.shutdown_with(Shutdown::Finish)
+    }
+
+    /// Accepts no more tasks, cancels what has not started, finishes what runs, and waits for that.
+    ///
+    /// ```
+    /// use executor_core::{Executor, ThreadPoolExecutor};
+    /// let pool = ThreadPoolExecutor::new(1)?;
+    /// assert!(Executor::shutdown_now(&pool).is_complete());
+    /// # Ok::<(), executor_core::BuildError>(())
+    /// ```
+    fn shutdown_now(&self) -> ShutdownReport {
+        self.shutdown_with(Shutdown::Cancel)
+    }
+
+    /// [`shutdown`](Self::shutdown) that waits for at most `limit`. What has not started by then is cancelled; what
+    /// still runs is left to itself on threads, and killed in worker processes.
+    ///
+    /// ```
+    /// use executor_core::{Executor, ThreadPoolExecutor};
+    /// let pool = ThreadPoolExecutor::new(1)?;
+    /// assert!(Executor::shutdown_timeout(&pool, std::time::Duration::from_secs(5)).is_complete());
+    /// # Ok::<(), executor_core::BuildError>(())
+    /// ```
+    fn shutdown_timeout(&self, limit: Duration) -> ShutdownReport {
+        self.shutdown_with(Shutdown::Within(limit))
+    }
+
+    /// [`shutdown`](Self::shutdown) that does not wait.
+    ///
+    /// ```
+    /// use executor_core::{Executor, ThreadPoolExecutor};
+    /// Executor::shutdown_background(&ThreadPoolExecutor::new(1)?);
+    /// # Ok::<(), executor_core::BuildError>(())
+    /// ```
+    fn shutdown_background(&self) {
+        self.shutdown_with(Shutdown::Background);
+    }
+}
+
+/// The manners of [`Executor::shutdown_with`].
+///
+/// ```
+/// use executor_core::{Executor, Shutdown, ThreadPoolExecutor};
+/// ThreadPoolExecutor::new(1)?.shutdown_with(Shutdown::Finish);
+/// # Ok::<(), executor_core::BuildError>(())
+/// ```
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[expect(clippy::exhaustive_enums, reason = "an executor must handle every manner")]
+pub enum Shutdown {
+    /// Finish every accepted task, and wait.
+    Finish,
+    /// Cancel what has not started, finish what runs, and wait.
+    Cancel,
+    /// `Finish`, but wait for no longer than this.
+    Within(Duration),
+    /// `Finish`, without waiting.
+    Background,
+}
+
+/// What a call asks for beyond function and argument.
+///
+/// ```
+/// let options = executor_core::CallOptions::default();
+/// assert_eq!(options.retries, 0);
+/// ```
+#[derive(Clone, Debug, Default)]
+#[non_exhaustive]
+pub struct CallOptions {
+    /// How long a run may last, from its start.
+    pub timeout: Option<Duration>,
+    /// When the task must have ended.
+    pub deadline: Option<Instant>,
+    /// How often a task is tried again.
+    pub retries: u32,
+    /// Higher runs earlier; 0 if not asked for.
+    pub priority: i32,
+    /// How errors and statistics call the task.
+    pub label: Option<Arc<str>>,
+    /// Items per message of a `map`.
+    pub chunk_size: Option<NonZeroUsize>,
+    /// Items a `map` may have taken from its input beyond the results it has yielded.
+    pub buffer_size: Option<NonZeroUsize>,
+    /// Whether a `map` yields results as they come.
+    pub unordered: bool,
+}
+
+/// A view of an executor with settings for the calls made through it; see [`Executor::options`].
+///
+/// ```
+/// use executor_core::ThreadPoolExecutor;
+/// use std::time::Duration;
+///
+/// let pool = ThreadPoolExecutor::new(2)?;
+/// let careful = pool.options().label("parse").timeout(Duration::from_secs(5));
+/// assert_eq!(careful.submit(str::len, "four").result()?, 4);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[must_use = "a view does nothing by itself: submit or map through it"]
+pub struct Options<'a, E> {
+    executor: &'a E,
+    settings: CallOptions,
+}
+
+impl<'a, E> Options<'a, E> {
+    pub(crate) fn of(executor: &'a E) -> Self {
+        Self { executor, settings: CallOptions::default() }
+    }
+
+    pub(crate) const fn parts(&self) -> (&'a E, &CallOptions) {
+        (self.executor, &self.settings)
+    }
+
+    /// The longest a run may last, counted from its start: then it ends in [`TaskError::TimedOut`]. In a worker process
+    /// the run is killed; on a thread its cancel token is set.
+    ///
+    /// ```
+    /// use executor_core::{TaskError, ThreadPoolExecutor, current_task};
+    /// use std::time::Duration;
+    ///
+    /// let pool = ThreadPoolExecutor::new(1)?;
+    /// let endless = |()| while !current_task().unwrap().is_cancelled() {};
+    /// let outcome = pool.options().timeout(Duration::from_millis(5)).submit(endless, ()).result();
+    /// assert!(matches!(outcome, Err(TaskError::TimedOut)));
+    /// # Ok::<(), executor_core::BuildError>(())
+    /// ```
+    pub const fn timeout(mut self, timeout: Duration) -> Self {
+        self.settings.timeout = Some(timeout);
+        self
+    }
+
+    /// When the task must have ended, time in the queue included: then it ends in [`TaskError::TimedOut`].
+    ///
+    /// ```
+    /// use executor_core::{TaskError, ThreadPoolExecutor};
+    /// use std::time::Instant;
+    ///
+    /// let pool = ThreadPoolExecutor::new(1)?;
+    /// let outcome = pool.options().deadline(Instant::now()).submit(|()| (), ()).result();
+    /// assert!(matches!(outcome, Err(TaskError::TimedOut)));
+    /// # Ok::<(), executor_core::BuildError>(())
+    /// ```
+    pub const fn deadline(mut self, deadline: Instant) -> Self {
+        self.settings.deadline = Some(deadline);
+        self
+    }
+
+    /// How often a task is tried again after its worker process died. Threads do not die, so there it changes nothing.
+    ///
+    /// ```
+    /// # let pool = executor_core::ThreadPoolExecutor::new(1)?;
+    /// let stubborn = pool.options().retries(3);
+    /// # let _ = stubborn;
+    /// # Ok::<(), executor_core::BuildError>(())
+    /// ```
+    pub const fn retries(mut self, retries: u32) -> Self {
+        self.settings.retries = retries;
+        self
+    }
+
+    /// Tasks with a higher priority start earlier; the default is 0.
+    ///
+    /// ```
+    /// # let pool = executor_core::ThreadPoolExecutor::new(1)?;
+    /// pool.options().priority(10).submit(|()| "first", ()).wait();
+    /// # Ok::<(), executor_core::BuildError>(())
+    /// ```
+    pub const fn priority(mut self, priority: i32) -> Self {
+        self.settings.priority = priority;
+        self
+    }
+
+    /// How errors and statistics call the task.
+    ///
+    /// ```
+    /// # let pool = executor_core::ThreadPoolExecutor::new(1)?;
+    /// let future = pool.options().label("resize").submit(|()| (), ());
+    /// assert!(format!("{future:?}").contains("resize"));
+    /// # Ok::<(), executor_core::BuildError>(())
+    /// ```
+    pub fn label(mut self, label: impl Into<String>) -> Self {
+        self.settings.label = Some(label.into().into());
+        self
+    }
+
+    /// How many items a `map` sends in one message; without it, the measured cost of an item decides.
+    ///
+    /// # Panics
+    ///
+    /// If `items` is 0.
+    ///
+    /// ```
+    /// # let pool = executor_core::ThreadPoolExecutor::new(2)?;
+    /// let sum: u32 = pool.options().chunk_size(10).map(|n: u32| n, 0..100).map(Result::unwrap).sum();
+    /// assert_eq!(sum, 4950);
+    /// # Ok::<(), executor_core::BuildError>(())
+    /// ```
+    #[track_caller]
+    pub const fn chunk_size(mut self, items: usize) -> Self {
+        assert!(items > 0, "chunk_size must be at least 1, got 0");
+        self.settings.chunk_size = NonZeroUsize::new(items);
+        self
+    }
+
+    /// How many items a `map` may take from its input beyond those whose results were yielded: never one more.
+    ///
+    /// # Panics
+    ///
+    /// If `items` is 0.
+    ///
+    /// ```
+    /// # let pool = executor_core::ThreadPoolExecutor::new(2)?;
+    /// let mut endless = pool.options().buffer_size(8).map(|n: u64| n * n, 0..);
+    /// assert_eq!(endless.next().unwrap().unwrap(), 0);
+    /// # Ok::<(), executor_core::BuildError>(())
+    /// ```
+    #[track_caller]
+    pub const fn buffer_size(mut self, items: usize) -> Self {
+        assert!(items > 0, "buffer_size must be at least 1, got 0");
+        self.settings.buffer_size = NonZeroUsize::new(items);
+        self
+    }
+
+    /// Makes `map` yield results as they come, not in the order of the input.
+    ///
+    /// ```
+    /// # let pool = executor_core::ThreadPoolExecutor::new(2)?;
+    /// let mut all: Vec<u32> = pool.options().unordered().map(|n: u32| n, 0..10).map(Result::unwrap).collect();
+    /// all.sort();
+    /// assert_eq!(all, (0..10).collect::<Vec<_>>());
+    /// # Ok::<(), executor_core::BuildError>(())
+    /// ```
+    pub const fn unordered(mut self) -> Self {
+        self.settings.unordered = true;
+        self
+    }
+}
+
+impl<E> Clone for Options<'_, E> {
+    fn clone(&self) -> Self {
+        Self { executor: self.executor, settings: self.settings.clone() }
+    }
+}
+
+impl<E> fmt::Debug for Options<'_, E> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Options").field(&self.settings).finish()
+    }
+}
+
+impl<E: Executor> Executor for Options<'_, E> {
+    fn submit_call<C, A, R>(&self, call: Callable<C, A, R>, arg: A, options: &CallOptions) -> TaskFuture<R>
+    where
+        C: Payload + Sync,
+        A: Payload,
+        R: Payload,
+    {
+        self.executor.submit_call(call, arg, options)
+    }
+
+    fn submit_chunk<C, A, R>(
+        &self,
+        call: Callable<C, A, R>,
+        args: Vec<A>,
+        options: &CallOptions,
+    ) -> TaskFuture<Chunk<R>>
+    where
+        C: Payload + Sync,
+        A: Payload,
+        R: Payload,
+    {
+        self.executor.submit_chunk(call, args, options)
+    }
+
+    fn shutdown_with(&self, how: Shutdown) -> ShutdownReport {
+        self.executor.shutdown_with(how)
+    }
+
+    fn max_workers(&self) -> usize {
+        self.executor.max_workers()
+    }
+
+    fn call_options(&self) -> CallOptions {
+        self.settings.clone()
+    }
+}
+
+/// A function that can be called somewhere else, with its context if it has one.
+///
+/// ```
+/// use executor_core::Callable;
+///
+/// let plain = Callable::<(), _, _>::plain(|n: u32| n + 1);
+/// assert_eq!(plain.run(1).unwrap(), 2);
+/// let scaled = Callable::with_context(10, |scale: &u32, n: u32| scale * n);
+/// assert_eq!(scaled.run(4).unwrap(), 40);
+/// ```
+pub struct Callable<C, A, R>(Callee<C, A, R>);
+
+/// The two shapes of a [`Callable`].
+///
+/// ```
+/// use executor_core::{Callable, Callee};
+/// let call = Callable::<(), u8, u8>::plain(|n| n);
+/// assert!(matches!(call.callee(), Callee::Plain(_)));
+/// ```
+#[expect(clippy::exhaustive_enums, reason = "an executor that ships calls must know every shape")]
+pub enum Callee<C, A, R> {
+    /// A function of its argument.
+    Plain(fn(A) -> R),
+    /// A function of a context, which is sent once to each worker, and its argument.
+    WithContext(Arc<SharedContext<C>>, fn(&C, A) -> R),
+}
+
+/// A context of calls, the same for all of them.
+///
+/// ```
+/// use executor_core::{Callable, Callee};
+/// let call = Callable::with_context(7, |c: &u8, a: u8| c + a);
+/// let Callee::WithContext(context, _) = call.callee() else { unreachable!() };
+/// assert_eq!(context.value, 7);
+/// ```
+#[derive(Debug)]
+#[non_exhaustive]
+pub struct SharedContext<C> {
+    /// The context.
+    pub value: C,
+    /// Distinguishes it from every other context of this process.
+    pub id: u64,
+}
+
+/// What a chunk of calls came to.
+///
+/// ```
+/// let chunk = executor_core::Callable::<(), _, _>::plain(|n: u8| n).run_chunk(vec![1, 2]);
+/// assert_eq!(chunk.results.len(), 2);
+/// ```
+#[derive(Debug)]
+#[non_exhaustive]
+pub struct Chunk<R> {
+    /// One result for each argument, in order.
+    pub results: Vec<Result<R, TaskError>>,
+    /// How long the calls took together.
+    pub run_time: Duration,
+}
+
+impl<R> Chunk<R> {
+    /// The results of a chunk.
+    ///
+    /// ```
+    /// let chunk = executor_core::Chunk::new(vec![Ok(1)], std::time::Duration::ZERO);
+    /// assert_eq!(chunk.results.len(), 1);
+    /// ```
+    #[must_use]
+    pub const fn new(results: Vec<Result<R, TaskError>>, run_time: Duration) -> Self {
+        Self { results, run_time }
+    }
+
+    /// Calls `f` on every argument; a panic is that argument's result alone.
+    pub(crate) fn of<A>(args: Vec<A>, label: Option<&str>, f: impl Fn(A) -> R) -> Self {
+        let start = Instant::now();
+        let results = args
+            .into_iter()
+            .map(|arg| {
+                panic_report::catch(|| f(arg)).map_err(|mut report| {
+                    report.label = label.map(str::to_owned);
+                    TaskError::Panicked(report)
+                })
+            })
+            .collect();
+        Self { results, run_time: start.elapsed() }
+    }
+}
+
+impl<C, A, R> Callable<C, A, R> {
+    /// A function of its argument.
+    ///
+    /// ```
+    /// let call = executor_core::Callable::<(), _, _>::plain(|n: u32| n * 2);
+    /// assert_eq!(call.run(2).unwrap(), 4);
+    /// ```
+    pub const fn plain(f: fn(A) -> R) -> Self {
+        Self(Callee::Plain(f))
+    }
+
+    /// A function of a context and its argument.
+    ///
+    /// ```
+    /// let call = executor_core::Callable::with_context("hi ".to_owned(), |c: &String, a: String| c.clone() + &a);
+    /// assert_eq!(call.run("you".to_owned()).unwrap(), "hi you");
+    /// ```
+    pub fn with_context(context: C, f: fn(&C, A) -> R) -> Self {
+        static NEXT: AtomicU64 = AtomicU64::new(1);
+        // ORDERING: relaxed, only uniqueness matters.
+        let id = NEXT.fetch_add(1, Ordering::Relaxed);
+        Self(Callee::WithContext(Arc::new(SharedContext { value: context, id }), f))
+    }
+
+    /// Which shape it has.
+    ///
+    /// ```
+    /// use executor_core::{Callable, Callee};
+    /// assert!(matches!(Callable::<(), u8, u8>::plain(|n| n).callee(), Callee::Plain(_)));
+    /// ```
+    pub const fn callee(&self) -> &Callee<C, A, R> {
+        &self.0
+    }
+
+    /// Calls the function here.
+    ///
+    /// # Errors
+    ///
+    /// [`TaskError::Panicked`] if it panics.
+    ///
+    /// ```
+    /// let call = executor_core::Callable::<(), _, ()>::plain(|text: String| panic!("{text}"));
+    /// assert!(call.run("no".to_owned()).unwrap_err().is_panic());
+    /// ```
+    pub fn run(&self, arg: A) -> Result<R, TaskError> {
+        panic_report::catch(|| self.call(arg)).map_err(TaskError::Panicked)
+    }
+
+    /// Calls the function here on every argument; a panic is that argument's result alone.
+    ///
+    /// ```
+    /// let chunk = executor_core::Callable::<(), _, _>::plain(|n: u32| 10 / n).run_chunk(vec![5, 0]);
+    /// assert_eq!(*chunk.results[0].as_ref().unwrap(), 2);
+    /// assert!(chunk.results[1].as_ref().unwrap_err().is_panic());
+    /// ```
+    pub fn run_chunk(&self, args: Vec<A>) -> Chunk<R> {
+        Chunk::of(args, None, |arg| self.call(arg))
+    }
+
+    pub(crate) fn call(&self, arg: A) -> R {
+        match &self.0 {
+            Callee::Plain(f) => f(arg),
+            Callee::WithContext(context, f) => f(&context.value, arg),
+        }
+    }
+}
+
+impl<C, A, R> Clone for Callable<C, A, R> {
+    fn clone(&self) -> Self {
+        Self(match &self.0 {
+            Callee::Plain(f) => Callee::Plain(*f),
+            Callee::WithContext(context, f) => Callee::WithContext(Arc::clone(context), *f),
+        })
+    }
+}
+
+impl<C, A, R> fmt::Debug for Callable<C, A, R> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self.0 {
+            Callee::Plain(_) => "Callable(f)",
+            Callee::WithContext(..) => "Callable(context, f)",
+        })
+    }
+}
+
+impl<C, A, R> fmt::Debug for Callee<C, A, R> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Plain(_) => "Plain(f)",
+            Self::WithContext(..) => "WithContext(context, f)",
+        })
+    }
+}

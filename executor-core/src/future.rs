@@ -1,0 +1,534 @@
+//! `TaskFuture`, the handle to a value that will exist, and `Promise`, its writing end.
+
+use std::cell::RefCell;
+use std::fmt;
+use std::future::Future;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+use std::time::{Duration, Instant};
+
+use crossbeam_utils::sync::Parker;
+
+use crate::error::TaskError;
+use crate::fork::PoolId;
+use crate::host::{self, Host};
+use crate::owner;
+use crate::panic_report;
+use crate::task::{self, Details, Handle, Listener, Outcome, Phase, ThreadSlot};
+
+/// The handle to the value of a task: wait for it, look at it, be called back, or `.await` it.
+///
+/// Dropping it detaches the task, which runs all the same ([`cancel_on_drop`](Self::cancel_on_drop) changes that).
+/// The outcome is then dropped on the worker as soon as it is there.
+///
+/// ```
+/// use executor_core::ThreadPoolExecutor;
+///
+/// let pool = ThreadPoolExecutor::new(2)?;
+/// let future = pool.submit(|(base, exponent): (u64, u32)| base.pow(exponent), (2, 10));
+/// future.add_done_callback(|outcome| println!("done: {outcome:?}"));
+/// assert_eq!(future.result()?, 1024);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+///
+/// # Waiting on a worker
+///
+/// A wait on a worker of the same pool never hangs the pool and never runs another task on this stack: a task that has
+/// not started is run in place, and for one that has, a spare worker keeps the pool's parallelism up meanwhile. Tasks
+/// that wait for each other in a ring end in [`TaskError::Deadlock`].
+pub struct TaskFuture<T> {
+    cell: Handle<T>,
+    cancel_on_drop: bool,
+}
+
+impl<T> TaskFuture<T> {
+    pub(crate) const fn new(cell: Handle<T>) -> Self {
+        Self { cell, cancel_on_drop: false }
+    }
+
+    /// Waits for the task and returns its value.
+    ///
+    /// # Errors
+    ///
+    /// Why there is no value: see [`TaskError`].
+    ///
+    /// ```
+    /// # let pool = executor_core::ThreadPoolExecutor::new(1)?;
+    /// assert_eq!(pool.submit(|n: u32| n + 1, 41).result()?, 42);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn result(mut self) -> Result<T, TaskError> {
+        if self.cell.is_in_own_callback() {
+            return Err(TaskError::Deadlock("a callback asked for the result it was called with".into()));
+        }
+        match wait_for(&self.cell, None) {
+            Ok(_) => self.take(),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Waits for at most `timeout`, and returns the value if it is there by then.
+    ///
+    /// The value is moved out: asked again after that, this future answers [`TaskError::Abandoned`].
+    ///
+    /// # Errors
+    ///
+    /// [`TaskError::TimedOut`] if the task has not ended yet: the future stays usable. Otherwise as
+    /// [`result`](Self::result).
+    ///
+    /// ```
+    /// use executor_core::{Promise, TaskError};
+    /// use std::time::Duration;
+    ///
+    /// let (promise, mut future) = Promise::new();
+    /// assert!(matches!(future.result_timeout(Duration::ZERO), Err(TaskError::TimedOut)));
+    /// promise.complete(Ok(7));
+    /// assert_eq!(future.result_timeout(Duration::ZERO).unwrap(), 7);
+    /// ```
+    pub fn result_timeout(&mut self, timeout: Duration) -> Result<T, TaskError> {
+        if self.cell.is_in_own_callback() {
+            return Err(TaskError::Deadlock("a callback asked for the result it was called with".into()));
+        }
+        match wait_for(&self.cell, Some(timeout)) {
+            Ok(true) => self.take(),
+            Ok(false) => Err(TaskError::TimedOut),
+            Err(error) => Err(error),
+        }
+    }
+
+    fn take(&mut self) -> Result<T, TaskError> {
+        self.cell.take().unwrap_or(Err(TaskError::Abandoned))
+    }
+
+    /// Waits until the task is over.
+    ///
+    /// Returns early only where waiting could never end: on a ring of tasks that wait for each other, and in a forked
+    /// child. [`result`](Self::result) then says so.
+    ///
+    /// ```
+    /// # let pool = executor_core::ThreadPoolExecutor::new(1)?;
+    /// let future = pool.submit(|n: u32| n, 1);
+    /// future.wait();
+    /// assert!(future.is_done());
+    /// # Ok::<(), executor_core::BuildError>(())
+    /// ```
+    pub fn wait(&self) {
+        // The error is not lost: `result` finds it again.
+        let _ = wait_for(&self.cell, None);
+    }
+
+    /// Waits until the task is over, for at most `timeout`; says whether it is.
+    ///
+    /// ```
+    /// # use std::time::Duration;
+    /// let (promise, future) = executor_core::Promise::<()>::new();
+    /// assert!(!future.wait_timeout(Duration::from_millis(1)));
+    /// drop(promise);
+    /// assert!(future.wait_timeout(Duration::MAX));
+    /// ```
+    pub fn wait_timeout(&self, timeout: Duration) -> bool {
+        wait_for(&self.cell, Some(timeout)).unwrap_or(false)
+    }
+
+    /// The outcome, if it is there, without waiting and without taking it.
+    ///
+    /// ```
+    /// let (promise, future) = executor_core::Promise::new();
+    /// assert!(future.peek().is_none());
+    /// promise.complete(Ok("here"));
+    /// assert!(matches!(future.peek(), Some(Ok("here"))));
+    /// ```
+    pub fn peek(&self) -> Option<&Result<T, TaskError>> {
+        self.cell.peek()
+    }
+
+    /// Whether the task has not started yet.
+    ///
+    /// ```
+    /// let (promise, future) = executor_core::Promise::<()>::new();
+    /// assert!(future.is_pending());
+    /// promise.set_running();
+    /// assert!(!future.is_pending());
+    /// ```
+    pub fn is_pending(&self) -> bool {
+        self.cell.phase() == Phase::Pending
+    }
+
+    /// Whether the task is running.
+    ///
+    /// ```
+    /// let (promise, future) = executor_core::Promise::<()>::new();
+    /// assert!(!future.is_running());
+    /// promise.set_running();
+    /// assert!(future.is_running());
+    /// ```
+    pub fn is_running(&self) -> bool {
+        self.cell.phase() == Phase::Running
+    }
+
+    /// Whether the task is over: it has a value, failed, or was cancelled.
+    ///
+    /// ```
+    /// let (promise, future) = executor_core::Promise::new();
+    /// assert!(!future.is_done());
+    /// promise.complete(Ok(()));
+    /// assert!(future.is_done());
+    /// ```
+    pub fn is_done(&self) -> bool {
+        matches!(self.cell.phase(), Phase::Finished | Phase::Cancelled)
+    }
+
+    /// Whether the task was cancelled before it started.
+    ///
+    /// ```
+    /// let (_promise, future) = executor_core::Promise::<()>::new();
+    /// assert!(future.cancel());
+    /// assert!(future.is_cancelled());
+    /// ```
+    pub fn is_cancelled(&self) -> bool {
+        self.cell.phase() == Phase::Cancelled
+    }
+
+    /// Cancels the task if it has not started. Says whether the task is cancelled now.
+    ///
+    /// ```
+    /// let (promise, future) = executor_core::Promise::<()>::new();
+    /// promise.set_running();
+    /// assert!(!future.cancel(), "too late");
+    /// ```
+    pub fn cancel(&self) -> bool {
+        if self.cell.pool().is_inherited() {
+            return false;
+        }
+        let was_cancelled = self.is_cancelled();
+        let cancelled = self.cell.cancel();
+        if cancelled && !was_cancelled {
+            owner::cancelled(self.cell.pool());
+        }
+        cancelled
+    }
+
+    /// Cancels the task if it has not started, and asks for its end if it has: a process worker is killed and
+    /// replaced, a task on a thread gets its cancel token set, which it can read through
+    /// [`current_task`](crate::current_task). Says whether the task is over or was asked to end.
+    ///
+    /// ```
+    /// let pool = executor_core::ThreadPoolExecutor::new(1)?;
+    /// let future = pool.submit(
+    ///     |()| while !executor_core::current_task().is_some_and(|task| task.is_cancelled()) {},
+    ///     (),
+    /// );
+    /// assert!(future.abort());
+    /// future.wait();
+    /// # Ok::<(), executor_core::BuildError>(())
+    /// ```
+    pub fn abort(&self) -> bool {
+        if self.cancel() {
+            return true;
+        }
+        if self.is_done() {
+            return false;
+        }
+        self.cell.abort();
+        owner::abort(self.cell.pool(), self.cell.id())
+    }
+
+    /// Calls `callback` with the outcome once the task is over: on the worker that finishes it, after the callbacks
+    /// added before; or at once, here, if the task is over already. A panic in it goes to the pool's panic handler and
+    /// does not stop the next one.
+    ///
+    /// ```
+    /// let (promise, future) = executor_core::Promise::new();
+    /// future.add_done_callback(|outcome| assert!(outcome.is_ok()));
+    /// promise.complete(Ok(1));
+    /// ```
+    pub fn add_done_callback<C>(&self, callback: C) -> &Self
+    where
+        C: FnOnce(&Result<T, TaskError>) + Send + 'static,
+    {
+        if let Err(callback) = self.cell.add_callback(callback) {
+            let called = panic_report::catch(|| match self.cell.peek() {
+                Some(outcome) => callback(outcome),
+                None => callback(&Err(TaskError::Abandoned)), // its value was moved out by `result_timeout`
+            });
+            if let Err(report) = called {
+                owner::report_panic(self.cell.pool(), &report);
+            }
+        }
+        self
+    }
+
+    /// From now on, dropping this future cancels the task if it has not started.
+    ///
+    /// ```
+    /// let (promise, future) = executor_core::Promise::<()>::new();
+    /// drop(future.cancel_on_drop());
+    /// assert!(!promise.set_running(), "cancelled");
+    /// ```
+    #[must_use = "dropping it cancels the task"]
+    pub const fn cancel_on_drop(mut self) -> Self {
+        self.cancel_on_drop = true;
+        self
+    }
+
+    pub(crate) const fn cell(&self) -> &Handle<T> {
+        &self.cell
+    }
+}
+
+impl<T> Drop for TaskFuture<T> {
+    fn drop(&mut self) {
+        if self.cancel_on_drop {
+            self.cancel();
+        }
+    }
+}
+
+impl<T> fmt::Debug for TaskFuture<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut out = f.debug_struct("TaskFuture");
+        out.field("id", &format_args!("{:#x}", self.cell.id()));
+        if let Some(label) = self.cell.label() {
+            out.field("label", &label);
+        }
+        let state = match (self.cell.phase(), self.cell.peek()) {
+            (Phase::Pending, _) => "pending",
+            (Phase::Running, _) => "running",
+            (Phase::Cancelled, _) => "cancelled",
+            (Phase::Finished, Some(Err(_))) => "finished with an error",
+            (Phase::Finished, _) => "finished",
+        };
+        out.field("state", &format_args!("{state}")).finish()
+    }
+}
+
+/// The value is behind a pointer and never pinned.
+impl<T> Unpin for TaskFuture<T> {}
+
+/// Awaiting a future does not block the thread that polls it, on any runtime. Dropping it mid-way detaches the task.
+///
+/// # Panics
+///
+/// `poll` panics if it is called again after it returned the outcome.
+impl<T> Future for TaskFuture<T> {
+    type Output = Result<T, TaskError>;
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+        if !self.cell.is_finished() {
+            if self.cell.pool().is_inherited() {
+                return Poll::Ready(Err(TaskError::ForkedChild));
+            }
+            if self.cell.set_waker(context.waker()) {
+                return Poll::Pending;
+            }
+        }
+        assert!(!self.cell.is_taken(), "a TaskFuture was polled after it had returned its outcome");
+        Poll::Ready(self.take())
+    }
+}
+
+/// Waits until `cell` is over or `timeout` has passed; says whether it is over.
+pub(crate) fn wait_for<T>(cell: &Handle<T>, timeout: Option<Duration>) -> Result<bool, TaskError> {
+    if cell.is_finished() || cell.is_in_own_callback() {
+        return Ok(true);
+    }
+    if cell.pool().is_inherited() {
+        return Err(TaskError::ForkedChild);
+    }
+    // A time-out so far away that it has no instant is none.
+    let deadline = timeout.and_then(|timeout| Instant::now().checked_add(timeout));
+    let Some(host) = host::current() else {
+        return Ok(park_until(cell, deadline));
+    };
+    // With a time limit the task is not run here: it might take longer.
+    if deadline.is_none() && run_in_place(&*host, cell) {
+        // It is over, unless its time limit is just being reported by the timer.
+        return Ok(cell.is_finished() || park_until(cell, None));
+    }
+    let mut over = false;
+    let ring = if deadline.is_none() { Some(cell.task()) } else { None };
+    host::block(&*host, ring, || over = park_until(cell, deadline)).map_err(TaskError::Deadlock)?;
+    Ok(over)
+}
+
+/// Claims and runs the task on this worker, if it is of its pool and has not started.
+pub(crate) fn run_in_place<T>(host: &dyn Host, cell: &Handle<T>) -> bool {
+    if host.pool() != cell.pool() || cell.phase() != Phase::Pending || !host.has_stack() {
+        return false;
+    }
+    let Some(started) = cell.task().start() else { return false };
+    host.run(started);
+    true
+}
+
+/// Blocks this thread until the task is over or the deadline has come; says whether it is over.
+fn park_until<T>(cell: &Handle<T>, deadline: Option<Instant>) -> bool {
+    with_parker(|parker| {
+        let listener = || Listener::Thread(ThreadSlot::current(), parker.unparker().clone());
+        if !cell.listen(listener()) {
+            return true;
+        }
+        loop {
+            if cell.is_finished() {
+                return true;
+            }
+            match deadline {
+                None => parker.park(),
+                Some(deadline) if Instant::now() < deadline => parker.park_deadline(deadline),
+                Some(_) => {
+                    cell.unlisten(&listener());
+                    return cell.is_finished();
+                }
+            }
+        }
+    })
+}
+
+/// Each thread has a parker of its own for this, apart from its park token, which belongs to the user's code. A stale
+/// token in it only makes one look more.
+fn with_parker<R>(wait: impl FnOnce(&Parker) -> R) -> R {
+    thread_local! {
+        static PARKER: RefCell<Option<Parker>> = const { RefCell::new(None) };
+    }
+    // Taken out while in use: a destructor of a thread-local may wait too, when this one is gone already.
+    let parker = PARKER.try_with(RefCell::take).ok().flatten().unwrap_or_default();
+    let result = wait(&parker);
+    let _ = PARKER.try_with(|slot| slot.replace(Some(parker)));
+    result
+}
+
+/// The writing end of a [`TaskFuture`], for those who write an executor.
+///
+/// Dropping it unfinished completes the future with [`TaskError::Abandoned`]. Setting twice cannot be written, since
+/// [`complete`](Self::complete) consumes it:
+///
+/// ```compile_fail,E0382
+/// let (promise, _future) = executor_core::Promise::new();
+/// promise.complete(Ok(1));
+/// promise.complete(Ok(2));
+/// ```
+///
+/// ```
+/// use executor_core::Promise;
+///
+/// let (promise, future) = Promise::new();
+/// std::thread::spawn(move || {
+///     if promise.set_running() {
+///         promise.complete(Ok(6 * 7));
+///     }
+/// });
+/// assert_eq!(future.result().unwrap(), 42);
+/// ```
+#[must_use = "dropping a promise abandons its future"]
+pub struct Promise<T> {
+    cell: Handle<T>,
+    completed: bool,
+}
+
+impl<T: Send + 'static> Promise<T> {
+    /// A promise and its future.
+    ///
+    /// ```
+    /// let (promise, future) = executor_core::Promise::new();
+    /// promise.complete(Ok("kept"));
+    /// assert_eq!(future.result().unwrap(), "kept");
+    /// ```
+    pub fn new() -> (Self, TaskFuture<T>) {
+        Self::of_pool(PoolId::NONE, None)
+    }
+
+    /// A promise whose future belongs to a pool: a forked child is refused, `cancel` and `abort` reach the
+    /// [`Owner`](crate::owner::Owner).
+    pub fn of_pool(pool: PoolId, label: Option<crate::sync::Arc<str>>) -> (Self, TaskFuture<T>) {
+        let details = label.map(|label| Details { label: Some(label), ..Details::default() });
+        let (promise, future) = task::promise(pool, details);
+        (Self { cell: promise, completed: false }, TaskFuture::new(future))
+    }
+}
+
+impl<T> Promise<T> {
+    /// Says that the task runs now; false if it was cancelled, and must not run.
+    ///
+    /// ```
+    /// let (promise, future) = executor_core::Promise::<()>::new();
+    /// assert!(promise.set_running());
+    /// assert!(future.is_running());
+    /// ```
+    #[must_use = "a cancelled task must not run"]
+    pub fn set_running(&self) -> bool {
+        self.cell.set_running()
+    }
+
+    /// Hands the task over to a worker that may start it at any moment: the future still shows it as pending, but it
+    /// can no longer be cancelled. False if it was cancelled before.
+    ///
+    /// ```
+    /// let (promise, future) = executor_core::Promise::<()>::new();
+    /// assert!(promise.reserve());
+    /// assert!(future.is_pending() && !future.cancel());
+    /// promise.unreserve();
+    /// assert!(future.cancel());
+    /// ```
+    #[must_use = "a cancelled task must not run"]
+    pub fn reserve(&self) -> bool {
+        self.cell.reserve()
+    }
+
+    /// Takes a task back that was handed over and has not started.
+    ///
+    /// ```
+    /// let (promise, future) = executor_core::Promise::<()>::new();
+    /// assert!(promise.reserve());
+    /// promise.unreserve();
+    /// assert!(promise.set_running());
+    /// ```
+    pub fn unreserve(&self) {
+        self.cell.unreserve();
+    }
+
+    /// Completes the future; does nothing if it was cancelled.
+    ///
+    /// ```
+    /// let (promise, future) = executor_core::Promise::new();
+    /// promise.complete(Ok(1));
+    /// assert_eq!(future.result().unwrap(), 1);
+    /// ```
+    pub fn complete(mut self, outcome: Result<T, TaskError>) {
+        self.completed = true;
+        if let Err(outcome) = self.cell.complete(outcome) {
+            panic_report::swallow(|| drop::<Outcome<T>>(outcome));
+        }
+    }
+
+    /// Whether the future was cancelled.
+    ///
+    /// ```
+    /// let (promise, future) = executor_core::Promise::<()>::new();
+    /// future.cancel();
+    /// assert!(promise.is_cancelled());
+    /// ```
+    pub fn is_cancelled(&self) -> bool {
+        self.cell.phase() == Phase::Cancelled
+    }
+
+    /// Distinguishes the task from every other one alive; what [`Owner::abort`](crate::owner::Owner::abort) is called
+    /// with.
+    pub fn id(&self) -> usize {
+        self.cell.id()
+    }
+}
+
+impl<T> Drop for Promise<T> {
+    fn drop(&mut self) {
+        if !self.completed {
+            // Cancelled already, or abandoned now.
+            let _ = self.cell.complete(Err(TaskError::Abandoned));
+        }
+    }
+}
+
+impl<T> fmt::Debug for Promise<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Promise").field("id", &format_args!("{:#x}", self.cell.id())).finish_non_exhaustive()
+    }
+}

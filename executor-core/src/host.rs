@@ -1,0 +1,138 @@
+//! Waiting on a worker thread (S4): what the pool below a waiting task offers, and the graph that finds rings.
+//!
+//! A thread of a pool enters itself here as a [`Host`]. When code on it waits for a future, the wait asks the host:
+//!
+//! 1. the awaited task belongs to this pool, has not started, and there is stack left: claim it and run it here;
+//! 2. otherwise block, between the host's two calls, so that the pool puts a spare worker in this one's place.
+//!
+//! No other task ever runs on the waiting stack, so a lock or a thread-local held across the wait is safe.
+//!
+//! # Rings
+//!
+//! A thread's stack is a line: whatever it blocks on at the top holds up every task below. So the wait-for graph has
+//! one edge per blocked worker: *this thread waits for the thread that runs the awaited task*. A thread adds its edge
+//! under one lock, after it has followed the edges from there: if they lead back to itself, the tasks wait for each
+//! other in a ring, and the one that would close it gets `Deadlock` instead. The edge that closes a ring is always the
+//! last one added, and it is added under the lock, so it is seen. (A task that has not started has no runner; whoever
+//! starts it later adds its own edge then.)
+
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+use std::rc::Rc;
+
+use crate::fork::PoolId;
+use crate::sync::Mutex;
+use crate::task::{Started, Task, ThreadSlot};
+
+/// A worker thread, as seen by code that waits on it.
+pub(crate) trait Host {
+    /// Whose tasks it may run in place.
+    fn pool(&self) -> PoolId;
+
+    /// Whether the stack has room for one more task on top of what waits.
+    fn has_stack(&self) -> bool;
+
+    /// Runs a task that was just claimed.
+    fn run(&self, task: Started);
+
+    /// Queues a task submitted on this thread.
+    fn push(&self, task: Task);
+
+    /// The task on this thread is about to block: somebody else takes over its share of the work.
+    fn before_block(&self);
+
+    /// It goes on.
+    fn after_block(&self);
+}
+
+thread_local! {
+    static HOST: RefCell<Option<Rc<dyn Host>>> = const { RefCell::new(None) };
+}
+
+/// Makes `host` the host of this thread until the guard is dropped.
+pub(crate) fn enter(host: Rc<dyn Host>) -> Entered {
+    HOST.with(|slot| slot.replace(Some(host)));
+    Entered(())
+}
+
+/// The proof that this thread has a host.
+#[must_use]
+pub(crate) struct Entered(());
+
+impl Drop for Entered {
+    fn drop(&mut self) {
+        HOST.with(RefCell::take);
+    }
+}
+
+/// The host of this thread, if it is a worker.
+pub(crate) fn current() -> Option<Rc<dyn Host>> {
+    HOST.try_with(|slot| slot.borrow().clone()).ok().flatten()
+}
+
+/// Calls `act` with the host of this thread if it is a worker of `pool`.
+pub(crate) fn with_worker_of<R>(pool: PoolId, act: impl FnOnce(&dyn Host) -> R) -> Option<R> {
+    HOST.try_with(|slot| slot.borrow().as_deref().filter(|host| host.pool() == pool).map(act)).ok().flatten()
+}
+
+/// Whether this thread is a worker of `pool`.
+pub(crate) fn is_worker_of(pool: PoolId) -> bool {
+    with_worker_of(pool, |_| ()).is_some()
+}
+
+/// Runs `wait`, which blocks this thread on something other than a task.
+pub(crate) fn block_any<R>(wait: impl FnOnce() -> R) -> R {
+    let Some(host) = current() else { return wait() };
+    host.before_block();
+    let result = wait();
+    host.after_block();
+    result
+}
+
+/// Runs `wait`, which blocks this thread until `target` is over, with the pool's parallelism kept up.
+///
+/// # Errors
+///
+/// The ring of tasks that would wait for each other.
+pub(crate) fn block(host: &dyn Host, target: Option<Task>, wait: impl FnOnce()) -> Result<(), Box<str>> {
+    let edge = target.map(Edge::add).transpose()?;
+    host.before_block();
+    wait();
+    host.after_block();
+    drop(edge);
+    Ok(())
+}
+
+static EDGES: Mutex<BTreeMap<ThreadSlot, Task>> = Mutex::new(BTreeMap::new());
+
+struct Edge(ThreadSlot);
+
+impl Edge {
+    fn add(target: Task) -> Result<Self, Box<str>> {
+        let me = ThreadSlot::current();
+        let mut edges = EDGES.lock();
+        let mut ring = vec![target.name()];
+        let mut next = &target;
+        loop {
+            if next.is_finished() {
+                break;
+            }
+            let runner = next.runner();
+            if runner == me {
+                return Err(format!("tasks wait for each other: {}", ring.join(", which waits for ")).into());
+            }
+            let Some(further) = edges.get(&runner) else { break };
+            ring.push(further.name());
+            next = further;
+        }
+        edges.insert(me, target);
+        Ok(Self(me))
+    }
+}
+
+impl Drop for Edge {
+    fn drop(&mut self) {
+        let target = EDGES.lock().remove(&self.0);
+        drop(target); // outside the lock: it may be the last reference
+    }
+}

@@ -1,0 +1,301 @@
+//! `Map`: the results of one function on many items.
+//!
+//! # The window
+//!
+//! `taken - yielded` items are ahead of the consumer. With a `buffer_size` that never exceeds it; without, at most
+//! [`FLIGHTS_PER_WORKER`] chunks a worker are on their way. The window is filled when the map is made, and again after
+//! each result, before it is handed out: so the workers never wait for the consumer to ask, and an endless input is
+//! never read further than that.
+//!
+//! # The size of a chunk
+//!
+//! The first items travel one by one. Each chunk that comes back says how long its calls took together; the next
+//! chunks are made as large as fits into [`CHUNK_TIME`], and no larger than a fair share of what is left, so that the
+//! cost of a message disappears and the tail stays balanced. Time limits are for an item, so items that have one travel
+//! alone.
+
+use std::collections::VecDeque;
+use std::fmt;
+use std::iter::FusedIterator;
+use std::time::Duration;
+
+use crate::error::TaskError;
+use crate::executor::{CallOptions, Callable, Chunk, Executor, Payload};
+use crate::future::TaskFuture;
+use crate::sync::Arc;
+use crate::wait::{AsFuture, Group};
+
+/// Chunks on their way for each worker: one it runs and some behind it. More costs memory and cancels later; fewer lets
+/// workers run dry while the consumer works on a result.
+const FLIGHTS_PER_WORKER: usize = 4;
+
+/// How long the calls of one chunk should take. Longer balances worse at the end; shorter pays more for messages: at
+/// about 2 µs for one, 200 µs is 1 %.
+const CHUNK_TIME: Duration = Duration::from_micros(200);
+
+/// The largest chunk without a `chunk_size`, for items too cheap to measure.
+const LARGEST_CHUNK: usize = 4096;
+
+/// The results of one function on many items, as an iterator of `Result<R, TaskError>`.
+///
+/// Made by `map`. The work starts at once. Results come in the order of the items (with
+/// [`unordered`](crate::Options::unordered), as they are ready); an item that fails yields its error in its place and
+/// the rest goes on. Dropping it cancels what has not started. It keeps its executor alive.
+///
+/// ```
+/// use executor_core::ThreadPoolExecutor;
+///
+/// let pool = ThreadPoolExecutor::new(2)?;
+/// let squares = pool.map(|n: u32| n * n, 0..100);
+/// assert_eq!(squares.len(), 100);
+/// assert_eq!(squares.sum::<Result<u32, _>>()?, 328_350);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[must_use = "the results are lost, and dropping the map cancels what has not started"]
+pub struct Map<I: Iterator, M: Mapper<I::Item>> {
+    items: I,
+    mapper: M,
+    options: CallOptions,
+    /// The window, in items, if one was asked for.
+    buffer: Option<usize>,
+    /// The size of the next chunk.
+    chunk: usize,
+    /// Whether `chunk` follows the measured cost.
+    is_adaptive: bool,
+    /// Items taken from the input and not yielded yet.
+    ahead: usize,
+    is_exhausted: bool,
+    /// Chunks on their way, in order; when unordered, `None` where one has landed.
+    flights: VecDeque<Option<Flight<M::Output>>>,
+    /// How many of `flights` are on their way.
+    aloft: usize,
+    /// Tells which chunk lands next, when unordered; `landed_before` chunks have left the front of `flights`.
+    group: Option<Arc<Group>>,
+    landed_before: usize,
+    /// Results of the chunk that landed last.
+    ready: std::vec::IntoIter<Result<M::Output, TaskError>>,
+}
+
+struct Flight<R> {
+    future: TaskFuture<Chunk<R>>,
+    items: usize,
+}
+
+impl<R> AsFuture<Chunk<R>> for Option<Flight<R>> {
+    fn future(&self) -> Option<&TaskFuture<Chunk<R>>> {
+        self.as_ref().map(|flight| &flight.future)
+    }
+}
+
+/// Where a [`Map`] sends its items. Implemented here, for executors and for the thread pool's closures.
+///
+/// ```
+/// # use executor_core::Mapper;
+/// fn workers<A>(mapper: &impl Mapper<A>) -> usize {
+///     mapper.max_workers()
+/// }
+/// ```
+pub trait Mapper<A> {
+    /// What an item becomes.
+    type Output;
+
+    /// Sends a chunk of items.
+    fn send(&self, items: Vec<A>, options: &CallOptions) -> TaskFuture<Chunk<Self::Output>>;
+
+    /// How many chunks can run at the same time.
+    fn max_workers(&self) -> usize;
+}
+
+/// Sends items to an [`Executor`].
+///
+/// ```
+/// use executor_core::{CallMapper, Executor, Map, ThreadPoolExecutor};
+/// use std::ops::Range;
+///
+/// let pool = ThreadPoolExecutor::new(1)?;
+/// let map: Map<Range<u8>, CallMapper<ThreadPoolExecutor, (), u8, u8>> = Executor::map(&pool, |n| n, 0..3);
+/// assert_eq!(map.count(), 3);
+/// # Ok::<(), executor_core::BuildError>(())
+/// ```
+#[derive(Debug)]
+pub struct CallMapper<E, C, A, R> {
+    executor: E,
+    call: Callable<C, A, R>,
+}
+
+impl<E, C, A, R> CallMapper<E, C, A, R> {
+    pub(crate) const fn new(executor: E, call: Callable<C, A, R>) -> Self {
+        Self { executor, call }
+    }
+}
+
+impl<E, C, A, R> Mapper<A> for CallMapper<E, C, A, R>
+where
+    E: Executor,
+    C: Payload + Sync,
+    A: Payload,
+    R: Payload,
+{
+    type Output = R;
+
+    fn send(&self, items: Vec<A>, options: &CallOptions) -> TaskFuture<Chunk<R>> {
+        self.executor.submit_chunk(self.call.clone(), items, options)
+    }
+
+    fn max_workers(&self) -> usize {
+        self.executor.max_workers()
+    }
+}
+
+impl<I: Iterator, M: Mapper<I::Item>> Map<I, M> {
+    pub(crate) fn new(items: I, mapper: M, options: CallOptions) -> Self {
+        let has_limit = options.timeout.is_some() || options.deadline.is_some();
+        let mut map = Self {
+            items,
+            buffer: options.buffer_size.map(usize::from),
+            chunk: options.chunk_size.map_or(1, usize::from),
+            is_adaptive: options.chunk_size.is_none() && !has_limit,
+            ahead: 0,
+            is_exhausted: false,
+            flights: VecDeque::new(),
+            aloft: 0,
+            group: options.unordered.then(Arc::default),
+            landed_before: 0,
+            ready: Vec::new().into_iter(),
+            mapper,
+            options,
+        };
+        map.fill();
+        map
+    }
+
+    /// Sends chunks until the window is full or the input has ended.
+    fn fill(&mut self) {
+        let flights = FLIGHTS_PER_WORKER * self.mapper.max_workers();
+        while !self.is_exhausted {
+            let room = match self.buffer {
+                Some(buffer) => buffer - self.ahead,
+                None if self.aloft < flights => usize::MAX,
+                None => 0,
+            };
+            if room == 0 {
+                return;
+            }
+            let mut size = self.chunk.min(room);
+            if self.is_adaptive
+                && let (_, Some(left)) = self.items.size_hint()
+            {
+                // A fair share of what is left: the end of the input reaches every worker in small pieces.
+                size = size.min(left / (2 * self.mapper.max_workers())).max(1);
+            }
+            let mut chunk = Vec::with_capacity(size);
+            while chunk.len() < size {
+                let Some(item) = self.items.next() else {
+                    self.is_exhausted = true;
+                    break;
+                };
+                chunk.push(item);
+            }
+            if !chunk.is_empty() {
+                self.send(chunk);
+            }
+        }
+    }
+
+    fn send(&mut self, chunk: Vec<I::Item>) {
+        let items = chunk.len();
+        let future = self.mapper.send(chunk, &self.options);
+        if let Some(group) = &self.group {
+            group.listen(&future, self.landed_before + self.flights.len());
+        }
+        self.ahead += items;
+        self.aloft += 1;
+        self.flights.push_back(Some(Flight { future, items }));
+    }
+
+    /// Waits for the next chunk and makes its results ready; false if there is none.
+    fn land(&mut self) -> bool {
+        let index = match &self.group {
+            None => 0,
+            Some(_) if self.aloft == 0 => return false,
+            // Where waiting could never end, the oldest one says why.
+            Some(group) => group.next(&self.flights, None).map_or(0, |index| index - self.landed_before),
+        };
+        let Some(Flight { future, items }) = self.flights.get_mut(index).and_then(Option::take) else {
+            return false;
+        };
+        while let Some(None) = self.flights.front() {
+            self.flights.pop_front();
+            self.landed_before += 1;
+        }
+        self.aloft -= 1;
+        let results = match future.result() {
+            Ok(chunk) => {
+                if self.is_adaptive {
+                    self.adapt(chunk.run_time, items);
+                }
+                chunk.results
+            }
+            Err(error) => (0..items).map(|_| Err(error.clone())).collect(),
+        };
+        self.ready = results.into_iter();
+        true
+    }
+
+    /// Sizes the next chunks after one that took `run_time`.
+    fn adapt(&mut self, run_time: Duration, items: usize) {
+        let per_item = run_time.as_nanos() / items.max(1) as u128;
+        let fitting = CHUNK_TIME.as_nanos() / per_item.max(1);
+        let fitting = usize::try_from(fitting).unwrap_or(LARGEST_CHUNK).clamp(1, LARGEST_CHUNK);
+        // Grows by doubling, so that one cheap item among dear ones does not make a huge chunk.
+        self.chunk = fitting.min(2 * self.chunk);
+    }
+}
+
+impl<I: Iterator, M: Mapper<I::Item>> Iterator for Map<I, M> {
+    type Item = Result<M::Output, TaskError>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        loop {
+            if let Some(result) = self.ready.next() {
+                self.ahead -= 1;
+                self.fill();
+                return Some(result);
+            }
+            if !self.land() {
+                return None;
+            }
+        }
+    }
+
+    fn size_hint(&self) -> (usize, Option<usize>) {
+        if self.is_exhausted {
+            return (self.ahead, Some(self.ahead));
+        }
+        let (low, high) = self.items.size_hint();
+        (low.saturating_add(self.ahead), high.and_then(|high| high.checked_add(self.ahead)))
+    }
+}
+
+impl<I: ExactSizeIterator, M: Mapper<I::Item>> ExactSizeIterator for Map<I, M> {}
+
+impl<I: Iterator, M: Mapper<I::Item>> FusedIterator for Map<I, M> {}
+
+impl<I: Iterator, M: Mapper<I::Item>> Drop for Map<I, M> {
+    fn drop(&mut self) {
+        // Newest first, so that none of them starts because an older one was cancelled.
+        for flight in self.flights.iter().rev().flatten() {
+            flight.future.cancel();
+        }
+    }
+}
+
+impl<I: Iterator, M: Mapper<I::Item>> fmt::Debug for Map<I, M> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Map")
+            .field("ahead", &self.ahead)
+            .field("chunk", &self.chunk)
+            .field("is_exhausted", &self.is_exhausted)
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,59 @@
+//! The way from a task back to the pool it was submitted to, for the few calls that need it.
+//!
+//! A task carries only its pool's number, so that submitting costs no reference count. Cancelling, aborting and
+//! reporting a stray panic are rare; they look the pool up in one table, from which it is gone once it is dropped.
+
+use std::collections::BTreeMap;
+use std::sync::Weak;
+
+use crate::fork::PoolId;
+use crate::panic_report::{self, PanicReport};
+use crate::sync::{Arc, Mutex};
+
+/// What a pool is told about, and asked for, through one of its futures.
+pub trait Owner: Send + Sync {
+    /// A task was cancelled before it started.
+    fn cancelled(&self);
+
+    /// Ends the running task with this id, if the pool can; says whether it will.
+    fn abort(&self, task: usize) -> bool;
+
+    /// A panic that no future will ever show: in a callback, or in a task whose future was dropped.
+    fn report_panic(&self, report: &PanicReport);
+}
+
+static OWNERS: Mutex<BTreeMap<PoolId, Weak<dyn Owner>>> = Mutex::new(BTreeMap::new());
+
+/// Enters a pool. It leaves by [`unregister`].
+pub fn register(pool: PoolId, owner: Weak<dyn Owner>) {
+    OWNERS.lock().insert(pool, owner);
+}
+
+/// Strikes a pool out.
+pub fn unregister(pool: PoolId) {
+    OWNERS.lock().remove(&pool);
+}
+
+fn find(pool: PoolId) -> Option<Arc<dyn Owner>> {
+    // In a forked child the lock may be held by a thread that is not there.
+    if pool == PoolId::NONE || pool.is_inherited() {
+        return None;
+    }
+    OWNERS.lock().get(&pool)?.upgrade()
+}
+
+pub(crate) fn cancelled(pool: PoolId) {
+    if let Some(owner) = find(pool) {
+        owner.cancelled();
+    }
+}
+
+pub(crate) fn abort(pool: PoolId, task: usize) -> bool {
+    find(pool).is_some_and(|owner| owner.abort(task))
+}
+
+pub(crate) fn report_panic(pool: PoolId, report: &PanicReport) {
+    if let Some(owner) = find(pool) {
+        panic_report::swallow(|| owner.report_panic(report));
+    }
+}

@@ -1,0 +1,84 @@
+//! The counters behind `stats()`: they only grow, so reading them in the right order makes them add up.
+//!
+//! Every thread counts in one of a few shards. A task is counted as submitted before it can start, and as started
+//! before it can finish; a reader sums *finished* first, then *started*, then *submitted*, so at the instant of the last
+//! read `finished <= started <= submitted` holds, whatever the others do meanwhile, and the differences are what is
+//! running and what is queued. (A task cancelled before its start counts as cancelled only.)
+
+use crossbeam_utils::CachePadded;
+
+use crate::stats::PoolStats;
+use crate::sync::{AtomicU64, Ordering};
+use crate::task::{Ending, ThreadSlot};
+
+/// More shards spread threads better; each costs a cache line and a read in `stats`.
+const SHARDS: usize = 16;
+
+#[derive(Debug, Default)]
+pub(super) struct Counters {
+    shards: [CachePadded<Shard>; SHARDS],
+}
+
+#[derive(Debug, Default)]
+struct Shard {
+    submitted: AtomicU64,
+    started: AtomicU64,
+    finished: AtomicU64,
+    panicked: AtomicU64,
+    cancelled: AtomicU64,
+}
+
+impl Counters {
+    fn mine(&self) -> &Shard {
+        &self.shards[ThreadSlot::current().index() % SHARDS]
+    }
+
+    pub(super) fn submitted(&self) {
+        // ORDERING: release, here and below: a reader that sees a later count of this task, by an acquire, also sees this.
+        self.mine().submitted.fetch_add(1, Ordering::Release);
+    }
+
+    /// A task counted as submitted was not accepted after all.
+    pub(super) fn withdrawn(&self) {
+        self.mine().submitted.fetch_sub(1, Ordering::Release);
+    }
+
+    pub(super) fn started(&self) {
+        self.mine().started.fetch_add(1, Ordering::Release);
+    }
+
+    pub(super) fn finished(&self, ending: Ending) {
+        let shard = self.mine();
+        if ending == Ending::Panicked {
+            shard.panicked.fetch_add(1, Ordering::Release);
+        }
+        shard.finished.fetch_add(1, Ordering::Release);
+    }
+
+    pub(super) fn cancelled(&self) {
+        self.mine().cancelled.fetch_add(1, Ordering::Release);
+    }
+
+    fn sum(&self, counter: impl Fn(&Shard) -> &AtomicU64) -> u64 {
+        // A withdrawal may be counted in another shard than its submit, so one shard alone can be below zero.
+        self.shards.iter().fold(0, |sum, shard| sum.wrapping_add(counter(shard).load(Ordering::Acquire)))
+    }
+
+    /// The counts of tasks; those of workers are left at 0.
+    pub(super) fn read(&self) -> PoolStats {
+        let panicked = self.sum(|shard| &shard.panicked);
+        let finished = self.sum(|shard| &shard.finished);
+        let cancelled = self.sum(|shard| &shard.cancelled);
+        let started = self.sum(|shard| &shard.started);
+        let submitted = self.sum(|shard| &shard.submitted);
+        PoolStats {
+            submitted,
+            queued: submitted.saturating_sub(started + cancelled),
+            running: started.saturating_sub(finished),
+            finished: finished + cancelled,
+            cancelled,
+            panicked,
+            ..PoolStats::default()
+        }
+    }
+}

@@ -1,0 +1,18 @@
+//! The work-stealing thread pool. From a submit to its result, one direction:
+//!
+//! ```text
+//!   pool (API) ─► registry (admits, owns the phases) ─► queue ─► worker (takes, runs) ─► the task's cell ─► future
+//!                                  └─► sleep (wakes or starts a worker)      └─► timer, counters
+//! ```
+
+mod builder;
+mod counters;
+mod pool;
+mod queue;
+mod registry;
+mod sleep;
+mod timer;
+mod worker;
+
+pub use builder::{InitOutcome, ThreadPoolBuilder};
+pub use pool::{ClosureMapper, ThreadPoolExecutor};

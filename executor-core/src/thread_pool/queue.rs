@@ -1,0 +1,320 @@
+//! Where tasks wait: what came from outside, what was ranked, and what the workers hold themselves.
+//!
+//! ```text
+//!   submit outside ──► injector ──batches──► fifo ┐
+//!   submit on a worker ────────────────────► lifo ┼──► the worker, and thieves from the other end
+//!   with a priority ──► urgent (> 0), later (< 0) ┘
+//! ```
+//!
+//! A worker takes from *urgent*, its own *lifo*, its own *fifo*, the *injector*, other workers, and *later*, in that
+//! order; every [`FAIRNESS`]th time it looks at *later* and the *injector* first, so that neither its own work nor a
+//! stream of urgent work starves them.
+//!
+//! A task in a worker's own deque is that worker's to run, so a thief may stop looking after [`MOST_VICTIMS`] others
+//! without losing a task. Before a worker blocks it puts its deques back into the injector.
+
+use std::collections::BinaryHeap;
+use std::sync::OnceLock;
+
+use crossbeam_deque::{Injector, Steal, Stealer, Worker};
+use crossbeam_utils::CachePadded;
+
+use crate::sync::{AtomicUsize, Mutex, Ordering};
+use crate::task::Task;
+
+/// After so many tasks in a row, the queues that come last are looked at first. Smaller costs cache misses; larger lets
+/// them wait longer.
+const FAIRNESS: u32 = 61;
+
+/// The most tasks taken from the injector at once. More makes fewer trips; fewer keeps the order of starts closer to
+/// the order of submits.
+const LARGEST_BATCH: usize = 32;
+
+/// A worker's batch is at most this part of the injector per worker: with few tasks waiting, they are taken one by one,
+/// in order.
+const BATCH_SHARE: usize = 4;
+
+/// How many other workers a thief looks at. All of them up to this number; with thousands of workers, a random sample
+/// and the one that pushed last.
+const MOST_VICTIMS: usize = 64;
+
+#[derive(Debug)]
+pub(super) struct Queue {
+    injector: Injector<Task>,
+    urgent: Ranked,
+    later: Ranked,
+    slots: Slots,
+    /// Deques of workers that have ended, to be used again: the lowest index first.
+    free: Mutex<Vec<Local>>,
+    /// The worker that last pushed into its own deque.
+    hint: CachePadded<AtomicUsize>,
+}
+
+/// A worker's own deques.
+#[derive(Debug)]
+pub(super) struct Local {
+    pub(super) index: usize,
+    lifo: Worker<Task>,
+    fifo: Worker<Task>,
+}
+
+/// Their other ends.
+#[derive(Debug)]
+struct Slot {
+    lifo: Stealer<Task>,
+    fifo: Stealer<Task>,
+}
+
+impl Queue {
+    pub(super) fn new() -> Self {
+        Self {
+            injector: Injector::new(),
+            urgent: Ranked::default(),
+            later: Ranked::default(),
+            slots: Slots::default(),
+            free: Mutex::new(Vec::new()),
+            hint: CachePadded::new(AtomicUsize::new(0)),
+        }
+    }
+
+    /// The deques of a new worker.
+    pub(super) fn join(&self) -> Local {
+        let mut free = self.free.lock();
+        let lowest = free.iter().enumerate().min_by_key(|(_, local)| local.index).map(|(position, _)| position);
+        if let Some(position) = lowest {
+            return free.swap_remove(position);
+        }
+        let (lifo, fifo) = (Worker::new_lifo(), Worker::new_fifo());
+        let index = self.slots.push(Slot { lifo: lifo.stealer(), fifo: fifo.stealer() });
+        Local { index, lifo, fifo }
+    }
+
+    /// Gives the deques of a worker that ends back. They are empty.
+    pub(super) fn leave(&self, local: Local) {
+        self.free.lock().push(local);
+    }
+
+    /// A task from outside, or with a priority.
+    pub(super) fn push(&self, task: Task) {
+        match task.details().map_or(0, |details| details.priority) {
+            0 => self.injector.push(task),
+            1.. => self.urgent.push(task),
+            ..=-1 => self.later.push(task),
+        }
+    }
+
+    /// A task from a worker.
+    pub(super) fn push_local(&self, local: &Local, task: Task) {
+        if task.details().is_some_and(|details| details.priority != 0) {
+            return self.push(task);
+        }
+        local.lifo.push(task);
+        // ORDERING: relaxed: only a hint. Written only when it changes, to keep the line shared.
+        if self.hint.load(Ordering::Relaxed) != local.index {
+            self.hint.store(local.index, Ordering::Relaxed);
+        }
+    }
+
+    /// What a worker takes next without looking at others.
+    pub(super) fn pop(&self, local: &Local, tick: u32, max_workers: usize) -> Option<Task> {
+        if tick.is_multiple_of(FAIRNESS)
+            && let Some(task) = self.later.pop().or_else(|| self.inject_one())
+        {
+            return Some(task);
+        }
+        self.urgent
+            .pop()
+            .or_else(|| local.lifo.pop())
+            .or_else(|| local.fifo.pop())
+            .or_else(|| self.inject_batch(local, max_workers))
+    }
+
+    /// What a worker takes from others.
+    pub(super) fn steal(&self, local: &Local, random: u32) -> Option<Task> {
+        self.victims(local.index, random).find_map(Slot::steal).or_else(|| self.later.pop())
+    }
+
+    /// Whether a worker that looked would find something.
+    pub(super) fn has_work(&self, local: &Local, random: u32) -> bool {
+        !self.injector.is_empty()
+            || !self.urgent.is_empty()
+            || !self.later.is_empty()
+            || self.victims(local.index, random).any(|slot| !slot.lifo.is_empty() || !slot.fifo.is_empty())
+    }
+
+    /// Whether there is more for other workers after this one took a task.
+    pub(super) fn has_work_for_others(&self, local: &Local) -> bool {
+        !self.is_empty() || !local.fifo.is_empty() || !local.lifo.is_empty()
+    }
+
+    /// Whether anything waits outside the workers' own deques.
+    pub(super) fn is_empty(&self) -> bool {
+        self.injector.is_empty() && self.urgent.is_empty() && self.later.is_empty()
+    }
+
+    /// Anything that waits, from anywhere, for a shutdown.
+    pub(super) fn drain_one(&self) -> Option<Task> {
+        self.urgent
+            .pop()
+            .or_else(|| self.inject_one())
+            .or_else(|| (0..self.slots.len()).filter_map(|index| self.slots.get(index)).find_map(Slot::steal))
+            .or_else(|| self.later.pop())
+    }
+
+    /// Puts a worker's own tasks where everybody looks. Says whether there were any.
+    pub(super) fn give_back(&self, local: &Local) -> bool {
+        let mut any = false;
+        while let Some(task) = local.fifo.pop().or_else(|| local.lifo.pop()) {
+            self.injector.push(task);
+            any = true;
+        }
+        any
+    }
+
+    fn inject_one(&self) -> Option<Task> {
+        until_settled(|| self.injector.steal())
+    }
+
+    fn inject_batch(&self, local: &Local, max_workers: usize) -> Option<Task> {
+        if self.injector.is_empty() {
+            return None;
+        }
+        let batch = (self.injector.len() / (BATCH_SHARE * max_workers)).min(LARGEST_BATCH);
+        if batch <= 1 {
+            return self.inject_one();
+        }
+        until_settled(|| self.injector.steal_batch_with_limit_and_pop(&local.fifo, batch))
+    }
+
+    fn victims(&self, own: usize, random: u32) -> impl Iterator<Item = &Slot> {
+        let workers = self.slots.len();
+        let start = random as usize;
+        // ORDERING: relaxed: only a hint.
+        std::iter::once(self.hint.load(Ordering::Relaxed))
+            .chain((0..workers.min(MOST_VICTIMS)).map(move |step| start.wrapping_add(step) % workers))
+            .filter(move |&index| index != own)
+            .filter_map(|index| self.slots.get(index))
+    }
+}
+
+impl Slot {
+    fn steal(&self) -> Option<Task> {
+        until_settled(|| self.fifo.steal()).or_else(|| until_settled(|| self.lifo.steal()))
+    }
+}
+
+/// `Retry` means that somebody else was faster at one task, not that there is none.
+fn until_settled(mut steal: impl FnMut() -> Steal<Task>) -> Option<Task> {
+    loop {
+        match steal() {
+            Steal::Success(task) => return Some(task),
+            Steal::Empty => return None,
+            Steal::Retry => std::hint::spin_loop(),
+        }
+    }
+}
+
+/// Tasks by priority, equal ones in the order they came.
+#[derive(Debug, Default)]
+struct Ranked {
+    heap: Mutex<Heap>,
+    /// How many are in it, so that nobody takes the lock for nothing.
+    len: CachePadded<AtomicUsize>,
+}
+
+#[derive(Debug, Default)]
+struct Heap {
+    tasks: BinaryHeap<Rank>,
+    next: u64,
+}
+
+#[derive(Debug)]
+struct Rank {
+    priority: i32,
+    sequence: u64,
+    task: Task,
+}
+
+impl Ranked {
+    fn push(&self, task: Task) {
+        let mut heap = self.heap.lock();
+        let priority = task.details().map_or(0, |details| details.priority);
+        let sequence = heap.next;
+        heap.next += 1;
+        heap.tasks.push(Rank { priority, sequence, task });
+        // ORDERING: seq-cst: part of the push that P's fence follows (see `sleep`).
+        self.len.store(heap.tasks.len(), Ordering::SeqCst);
+    }
+
+    fn pop(&self) -> Option<Task> {
+        if self.is_empty() {
+            return None;
+        }
+        let mut heap = self.heap.lock();
+        let rank = heap.tasks.pop()?;
+        // ORDERING: seq-cst, as in `push`.
+        self.len.store(heap.tasks.len(), Ordering::SeqCst);
+        Some(rank.task)
+    }
+
+    fn is_empty(&self) -> bool {
+        // ORDERING: seq-cst: part of the second look that W's fence precedes.
+        self.len.load(Ordering::SeqCst) == 0
+    }
+}
+
+impl Ord for Rank {
+    fn cmp(&self, other: &Self) -> std::cmp::Ordering {
+        self.priority.cmp(&other.priority).then(other.sequence.cmp(&self.sequence))
+    }
+}
+
+impl PartialOrd for Rank {
+    fn partial_cmp(&self, other: &Self) -> Option<std::cmp::Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl PartialEq for Rank {
+    fn eq(&self, other: &Self) -> bool {
+        self.cmp(other).is_eq()
+    }
+}
+
+impl Eq for Rank {}
+
+/// A list that only grows and is read without a lock: block `b` holds `2^b` slots.
+#[derive(Debug, Default)]
+struct Slots {
+    blocks: [OnceLock<Box<[OnceLock<Slot>]>>; 17],
+    len: AtomicUsize,
+}
+
+impl Slots {
+    /// Only one caller at a time: under the lock of `free`.
+    fn push(&self, slot: Slot) -> usize {
+        // ORDERING: relaxed: the lock orders writers.
+        let index = self.len.load(Ordering::Relaxed);
+        let (block, offset) = Self::place(index);
+        let block = self.blocks[block].get_or_init(|| (0..1_usize << block).map(|_| OnceLock::new()).collect());
+        assert!(block[offset].set(slot).is_ok(), "slots are filled in order, once");
+        // ORDERING: release, publishes the slot; pairs with the acquire in `len`.
+        self.len.store(index + 1, Ordering::Release);
+        index
+    }
+
+    fn len(&self) -> usize {
+        // ORDERING: acquire, pairs with the release in `push`.
+        self.len.load(Ordering::Acquire)
+    }
+
+    fn get(&self, index: usize) -> Option<&Slot> {
+        let (block, offset) = Self::place(index);
+        self.blocks.get(block)?.get()?.get(offset)?.get()
+    }
+
+    const fn place(index: usize) -> (usize, usize) {
+        let block = (index + 1).ilog2() as usize;
+        (block, index + 1 - (1 << block))
+    }
+}

@@ -1,0 +1,450 @@
+//! What the workers of one pool share, and the life of the pool.
+//!
+//! # Phases
+//!
+//! ```text
+//!   RUNNING ──shutdown──► DRAINING ──last worker ends, nothing queued──► (over: `wait_until_over` returns)
+//!      └─────initializer or thread start fails──► BROKEN
+//! ```
+//!
+//! # Submit against shutdown
+//!
+//! A submit reads the phase, pushes, fences, and reads the phase again. If it is not RUNNING any more, the submit takes
+//! the task back: it refuses it unless a worker was faster. A worker ends only after it has seen the new phase, fenced,
+//! and found nothing. Of the two fences one comes first: either the submit sees the new phase, or a worker sees the
+//! task. So a task is accepted and runs before the shutdown returns, or its future says that it was refused.
+
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use crate::error::TaskError;
+use crate::executor::Shutdown;
+use crate::fork::PoolId;
+use crate::host;
+use crate::owner::Owner;
+use crate::panic_report::{self, PanicReport};
+use crate::stats::{PoolStats, ShutdownReport, WorkerInfo};
+use crate::sync::{Arc, AtomicU32, Condvar, Mutex, Ordering, fence};
+use crate::task::Task;
+
+use super::counters::Counters;
+use super::queue::Queue;
+use super::sleep::{Sleep, Wake};
+use super::timer::Timer;
+use super::worker::{self, Desk};
+
+pub(super) type Hook = Box<dyn Fn() -> Result<(), String> + Send + Sync>;
+pub(super) type PanicHandler = Box<dyn Fn(&PanicReport) + Send + Sync>;
+
+/// What the builder asked for.
+pub(super) struct Settings {
+    pub(super) max_workers: usize,
+    pub(super) prefix: String,
+    pub(super) stack_size: usize,
+    pub(super) keep_alive: Option<Duration>,
+    pub(super) capacity: Option<usize>,
+    pub(super) initializer: Option<Hook>,
+    pub(super) on_worker_exit: Option<Hook>,
+    pub(super) panic_handler: Option<PanicHandler>,
+}
+
+pub(super) struct Registry {
+    pub(super) id: PoolId,
+    pub(super) settings: Settings,
+    pub(super) queue: Queue,
+    pub(super) sleep: Sleep,
+    pub(super) counters: Counters,
+    pub(super) timer: Timer,
+    capacity: Capacity,
+    phase: AtomicU32,
+    life: Mutex<Life>,
+    /// Told whenever a worker ends.
+    ended: Condvar,
+    desks: Mutex<Vec<Arc<Desk>>>,
+}
+
+#[derive(Default)]
+struct Life {
+    broken: Option<Box<str>>,
+    threads: Vec<JoinHandle<()>>,
+}
+
+const RUNNING: u32 = 0;
+const DRAINING: u32 = 1;
+const BROKEN: u32 = 2;
+
+/// Why a task is not accepted.
+#[derive(Debug)]
+pub(super) enum Refusal {
+    Full,
+    ShutDown,
+    Broken(Box<str>),
+    ForkedChild,
+}
+
+impl From<Refusal> for TaskError {
+    fn from(refusal: Refusal) -> Self {
+        match refusal {
+            Refusal::Full => Self::Broken("the queue is full".into()), // never: `submit` waits
+            Refusal::ShutDown => Self::ShutDown,
+            Refusal::Broken(reason) => Self::Broken(reason),
+            Refusal::ForkedChild => Self::ForkedChild,
+        }
+    }
+}
+
+/// What a submit does when the queue is full.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum WhenFull {
+    Wait,
+    Refuse,
+}
+
+/// The proof that a task may be accepted, with its place in a bounded queue.
+#[derive(Debug, PartialEq, Eq)]
+#[must_use]
+pub(super) enum Admission {
+    Queue,
+    /// The queue is full and this is one of the pool's own workers, which must not wait for itself.
+    RunHere,
+}
+
+impl Registry {
+    pub(super) fn new(id: PoolId, settings: Settings) -> Self {
+        Self {
+            id,
+            queue: Queue::new(),
+            sleep: Sleep::new(settings.max_workers),
+            counters: Counters::default(),
+            timer: Timer::default(),
+            capacity: Capacity::new(settings.capacity),
+            phase: AtomicU32::new(RUNNING),
+            life: Mutex::new(Life::default()),
+            ended: Condvar::new(),
+            desks: Mutex::new(Vec::new()),
+            settings,
+        }
+    }
+
+    // --- submitting ---
+
+    fn check(&self) -> Result<(), Refusal> {
+        if self.id.is_inherited() {
+            return Err(Refusal::ForkedChild);
+        }
+        // ORDERING: seq-cst: the second read of a submit follows its fence.
+        match self.phase.load(Ordering::SeqCst) {
+            RUNNING => Ok(()),
+            DRAINING => Err(Refusal::ShutDown),
+            _ => Err(Refusal::Broken(self.life.lock().broken.clone().unwrap_or_default())),
+        }
+    }
+
+    pub(super) fn admit(&self, when_full: WhenFull) -> Result<Admission, Refusal> {
+        self.check()?;
+        if !self.capacity.is_bounded() || self.capacity.try_take() {
+            return Ok(Admission::Queue);
+        }
+        if when_full == WhenFull::Refuse {
+            return Err(Refusal::Full);
+        }
+        if host::is_worker_of(self.id) {
+            return Ok(Admission::RunHere);
+        }
+        host::block_any(|| self.capacity.take(|| self.check()))?;
+        Ok(Admission::Queue)
+    }
+
+    /// Queues a task that was admitted, or runs it here.
+    ///
+    /// # Errors
+    ///
+    /// The pool is ending: the caller refuses the task if it can, and says so by [`withdrawn`](Self::withdrawn).
+    pub(super) fn accept(self: &Arc<Self>, task: Task, admission: Admission) -> Result<(), Refusal> {
+        if let Some(deadline) = task.details().and_then(|details| details.deadline) {
+            self.timer.enter(deadline, &task, &self.settings.prefix);
+        }
+        self.counters.submitted();
+        if admission == Admission::RunHere {
+            // Not pending any more if its deadline has passed.
+            if let Some(started) = task.start() {
+                host::with_worker_of(self.id, |host| host.run(started)).unwrap_or_default();
+            }
+            return Ok(());
+        }
+        let mut task = Some(task);
+        host::with_worker_of(self.id, |host| task.take().map(|task| host.push(task)));
+        if let Some(task) = task {
+            self.queue.push(task);
+        }
+        // The fence of P, and of the submit against a shutdown.
+        fence(Ordering::SeqCst);
+        self.check()?;
+        self.wake();
+        Ok(())
+    }
+
+    /// A task that was counted as submitted was refused after all.
+    pub(super) fn withdrawn(&self) {
+        self.counters.withdrawn();
+    }
+
+    /// A task left the queue: its place is free.
+    pub(super) fn left_queue(&self) {
+        self.capacity.give_back();
+    }
+
+    /// Sees to it that somebody looks at the queue.
+    pub(super) fn wake(self: &Arc<Self>) {
+        if self.sleep.published() == Wake::Start {
+            self.start_worker();
+        }
+    }
+
+    #[cold]
+    fn start_worker(self: &Arc<Self>) {
+        if let Err(error) = worker::start(self) {
+            let was_last = self.sleep.end();
+            if was_last {
+                self.break_down(format!("could not start a worker thread: {error}").into());
+            }
+        }
+    }
+
+    pub(super) fn keep_thread(&self, thread: JoinHandle<()>, desk: Arc<Desk>) {
+        self.desks.lock().push(desk);
+        let mut life = self.life.lock();
+        // Threads that have ended, spare ones for the most part, are let go now and then.
+        if life.threads.len() > 2 * self.sleep.counts().live() + 16 {
+            life.threads.retain(|thread| !thread.is_finished());
+        }
+        life.threads.push(thread);
+    }
+
+    // --- ending ---
+
+    /// Whether workers end when they find nothing.
+    pub(super) fn is_ending(&self) -> bool {
+        // ORDERING: seq-cst: a worker's last look follows the fence after this.
+        self.phase.load(Ordering::SeqCst) != RUNNING
+    }
+
+    /// A worker ends. Its deques are empty.
+    pub(super) fn worker_ended(self: &Arc<Self>, desk: &Arc<Desk>) {
+        self.desks.lock().retain(|other| !Arc::ptr_eq(other, desk));
+        self.sleep.end();
+        // The fence of L: somebody may have counted on this worker to look.
+        fence(Ordering::SeqCst);
+        if !self.queue.is_empty() {
+            self.wake();
+        }
+        drop(self.life.lock());
+        self.ended.notify_all();
+    }
+
+    /// Breaks the pool: whatever waits, and whatever is submitted later, fails with `reason`.
+    pub(super) fn break_down(&self, reason: Box<str>) {
+        {
+            let mut life = self.life.lock();
+            if life.broken.is_some() {
+                return;
+            }
+            life.broken = Some(reason.clone());
+            // ORDERING: seq-cst, see `check`; under the lock, so that who reads BROKEN finds the reason.
+            self.phase.store(BROKEN, Ordering::SeqCst);
+        }
+        fence(Ordering::SeqCst);
+        self.refuse_all(&|task| {
+            if task.refuse(TaskError::Broken(reason.clone())) {
+                self.counters.withdrawn();
+            }
+        });
+        self.capacity.wake_all();
+        self.sleep.wake_all();
+        self.ended.notify_all();
+    }
+
+    fn refuse_all(&self, refuse: &dyn Fn(Task)) {
+        while let Some(task) = self.queue.drain_one() {
+            self.left_queue();
+            refuse(task);
+        }
+    }
+
+    fn cancel_all(&self) -> u64 {
+        let cancelled = std::cell::Cell::new(0);
+        self.refuse_all(&|task| {
+            if task.cancel() {
+                self.counters.cancelled();
+                cancelled.set(cancelled.get() + 1);
+            }
+        });
+        cancelled.get()
+    }
+
+    pub(super) fn shutdown(self: &Arc<Self>, how: Shutdown) -> ShutdownReport {
+        if self.id.is_inherited() {
+            return ShutdownReport::default();
+        }
+        let before = self.counters.read();
+        // ORDERING: seq-cst, see `check`. A broken pool stays broken.
+        let _ = self.phase.compare_exchange(RUNNING, DRAINING, Ordering::SeqCst, Ordering::SeqCst);
+        fence(Ordering::SeqCst);
+        self.capacity.wake_all();
+        let mut cancelled = if how == Shutdown::Cancel { self.cancel_all() } else { 0 };
+        self.sleep.wake_all();
+        if !self.queue.is_empty() {
+            self.wake(); // all workers may have ended
+        }
+        let waits = how != Shutdown::Background && !host::is_worker_of(self.id);
+        if waits {
+            let deadline = match how {
+                Shutdown::Within(limit) => Instant::now().checked_add(limit),
+                _ => None,
+            };
+            let mut is_over = host::block_any(|| self.wait_until_over(deadline));
+            if !is_over {
+                cancelled += self.cancel_all();
+                is_over = self.wait_until_over(Some(Instant::now()));
+            }
+            if is_over {
+                self.join();
+            }
+        }
+        let after = self.counters.read();
+        let finished = (after.finished - after.cancelled) - (before.finished - before.cancelled);
+        ShutdownReport::new(finished, cancelled, after.queued + after.running)
+    }
+
+    /// Waits until no worker is alive and nothing is queued; false at the deadline.
+    fn wait_until_over(&self, deadline: Option<Instant>) -> bool {
+        let mut life = self.life.lock();
+        loop {
+            if self.sleep.counts().live() == 0 && self.queue.is_empty() {
+                return true;
+            }
+            life = match deadline {
+                None => self.ended.wait(life),
+                Some(deadline) => {
+                    let left = deadline.saturating_duration_since(Instant::now());
+                    if left.is_zero() {
+                        return false;
+                    }
+                    self.ended.wait_timeout(life, left)
+                }
+            };
+        }
+    }
+
+    /// Joins the threads, so that their thread-locals are gone too, and ends the timer.
+    fn join(&self) {
+        let threads = std::mem::take(&mut self.life.lock().threads);
+        for thread in threads {
+            // It catches every panic of the user's code.
+            let _ = thread.join();
+        }
+        self.timer.stop();
+    }
+
+    // --- looking ---
+
+    pub(super) fn stats(&self) -> PoolStats {
+        let counts = self.sleep.counts();
+        PoolStats {
+            workers: counts.live(),
+            idle_workers: counts.sleeping(),
+            blocked_workers: counts.blocked(),
+            ..self.counters.read()
+        }
+    }
+
+    pub(super) fn workers(&self) -> Vec<WorkerInfo> {
+        let mut workers: Vec<_> = self.desks.lock().iter().map(|desk| (desk.index, desk.info())).collect();
+        workers.sort_by_key(|(index, _)| *index);
+        workers.into_iter().map(|(_, info)| info).collect()
+    }
+}
+
+impl Owner for Registry {
+    fn cancelled(&self) {
+        self.counters.cancelled();
+    }
+
+    fn abort(&self, _: usize) -> bool {
+        true // the token is set; a thread cannot be stopped
+    }
+
+    fn report_panic(&self, report: &PanicReport) {
+        if let Some(handler) = &self.settings.panic_handler {
+            panic_report::swallow(|| handler(report));
+        }
+    }
+}
+
+impl Drop for Registry {
+    fn drop(&mut self) {
+        crate::owner::unregister(self.id);
+        self.timer.stop();
+        // Nothing can be queued here: a submit needs a handle, and the last handle has shut the pool down. Should it be
+        // so all the same, nobody shall wait for ever.
+        self.refuse_all(&|task| {
+            task.refuse(TaskError::Abandoned);
+        });
+    }
+}
+
+/// The places of a bounded queue.
+struct Capacity {
+    limit: Option<usize>,
+    taken: Mutex<usize>,
+    free: Condvar,
+}
+
+impl Capacity {
+    const fn new(limit: Option<usize>) -> Self {
+        Self { limit, taken: Mutex::new(0), free: Condvar::new() }
+    }
+
+    const fn is_bounded(&self) -> bool {
+        self.limit.is_some()
+    }
+
+    fn try_take(&self) -> bool {
+        let Some(limit) = self.limit else { return true };
+        let mut taken = self.taken.lock();
+        let free = *taken < limit;
+        if free {
+            *taken += 1;
+        }
+        free
+    }
+
+    /// Waits for a place; gives up when `check` fails.
+    fn take(&self, check: impl Fn() -> Result<(), Refusal>) -> Result<(), Refusal> {
+        let Some(limit) = self.limit else { return Ok(()) };
+        let mut taken = self.taken.lock();
+        loop {
+            check()?;
+            if *taken < limit {
+                *taken += 1;
+                return Ok(());
+            }
+            taken = self.free.wait(taken);
+        }
+    }
+
+    fn give_back(&self) {
+        if self.limit.is_some() {
+            let mut taken = self.taken.lock();
+            *taken -= 1;
+            drop(taken);
+            self.free.notify_one();
+        }
+    }
+
+    /// Lets everybody who waits check again. Under the lock, so that nobody is between its check and its wait.
+    fn wake_all(&self) {
+        drop(self.taken.lock());
+        self.free.notify_all();
+    }
+}

@@ -1,0 +1,251 @@
+//! Who sleeps, who looks for work, and when a worker is woken or started.
+//!
+//! One word counts the workers by what they do:
+//!
+//! ```text
+//!   { live, blocked, sleeping, searching }        16 bits each;  active = live - blocked - sleeping
+//! ```
+//!
+//! A worker is *active* while it runs a task or looks for one; *searching* while it looks; *sleeping* while it is
+//! parked or about to be; *blocked* while its task waits for another one (S4). `active` is kept at or below the pool's
+//! `max_workers`, except for moments after a blocked worker has gone on.
+//!
+//! # The protocol
+//!
+//! * Whoever publishes a task (**P**): push it, fence, read the word. If somebody is searching, do nothing: that worker
+//!   will find it, or will look once more. Else, if one more may be active: take a sleeper off the list and wake it, or
+//!   start a worker if there is none.
+//! * A worker that found nothing (**W**): enter the list and move from *searching* to *sleeping*, fence, look at the
+//!   queues once more. If there is something now, take itself off the list again. Else park.
+//! * A woken or started worker counts as *searching* from the moment it is chosen, so at most one is on its way for a
+//!   burst of tasks. When the last searcher finds something, it wakes the next one if more is queued (**L**): leave
+//!   *searching*, fence, look at the queues.
+//!
+//! # The race feared: a task is pushed while the last worker falls asleep
+//!
+//! The fences of P and W (and of P and L) are sequentially consistent, so one of them comes first. If P's does, the
+//! worker's second look comes after the push and sees the task. If W's does, P's read of the word comes after the
+//! worker has left *searching* and sees a sleeper. Either way the task is found. (The same argument as in rayon's
+//! sleep module and in Dekker's algorithm.)
+//!
+//! The list and the *sleeping* count change together under one lock; the other counts change by themselves.
+
+use crossbeam_utils::CachePadded;
+use crossbeam_utils::sync::Unparker;
+
+use crate::sync::{AtomicU64, Mutex, Ordering, fence};
+
+const SEARCHING: u64 = 1;
+const SLEEPING: u64 = 1 << 16;
+const BLOCKED: u64 = 1 << 32;
+const LIVE: u64 = 1 << 48;
+
+/// The most workers the word can count, spare ones included.
+pub(super) const MOST_WORKERS: usize = 0xffff;
+
+/// The word, decoded.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Counts(u64);
+
+impl Counts {
+    const fn field(self, unit: u64) -> usize {
+        ((self.0 / unit) & 0xffff) as usize
+    }
+
+    pub(super) const fn live(self) -> usize {
+        self.field(LIVE)
+    }
+
+    pub(super) const fn blocked(self) -> usize {
+        self.field(BLOCKED)
+    }
+
+    pub(super) const fn sleeping(self) -> usize {
+        self.field(SLEEPING)
+    }
+
+    const fn searching(self) -> usize {
+        self.field(SEARCHING)
+    }
+
+    /// Saturating: the fields are read together but a wake moves through two of them.
+    pub(super) const fn active(self) -> usize {
+        self.live().saturating_sub(self.blocked() + self.sleeping())
+    }
+}
+
+/// What is left to do after a task was published.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[must_use]
+pub(super) enum Wake {
+    /// Nothing.
+    Enough,
+    /// A worker has been counted as live and searching: start its thread.
+    Start,
+}
+
+#[derive(Debug)]
+pub(super) struct Sleep {
+    counts: CachePadded<AtomicU64>,
+    /// The sleepers, the one that fell asleep last on top: its caches are the warmest.
+    sleepers: Mutex<Vec<Sleeper>>,
+    max_active: usize,
+}
+
+#[derive(Debug)]
+struct Sleeper {
+    index: usize,
+    unparker: Unparker,
+}
+
+impl Sleep {
+    pub(super) const fn new(max_active: usize) -> Self {
+        Self {
+            counts: CachePadded::new(AtomicU64::new(0)),
+            sleepers: Mutex::new(Vec::new()),
+            max_active,
+        }
+    }
+
+    pub(super) fn counts(&self) -> Counts {
+        // ORDERING: seq-cst, so that it stays behind the fences of P, W and L.
+        Counts(self.counts.load(Ordering::SeqCst))
+    }
+
+    fn add(&self, units: u64) -> Counts {
+        // ORDERING: seq-cst: pairs with the loads in `counts` through the fences of P, W and L.
+        Counts(self.counts.fetch_add(units, Ordering::SeqCst))
+    }
+
+    fn sub(&self, units: u64) -> Counts {
+        // ORDERING: seq-cst, as in `add`.
+        Counts(self.counts.fetch_sub(units, Ordering::SeqCst))
+    }
+
+    /// P: call after a task was pushed.
+    pub(super) fn published(&self) -> Wake {
+        // ORDERING: the fence of P.
+        fence(Ordering::SeqCst);
+        let counts = self.counts();
+        if counts.searching() > 0 || counts.active() >= self.max_active { Wake::Enough } else { self.wake_cold() }
+    }
+
+    #[cold]
+    fn wake_cold(&self) -> Wake {
+        if self.counts().sleeping() > 0 {
+            let sleeper = {
+                let mut sleepers = self.sleepers.lock();
+                let counts = self.counts();
+                if counts.searching() > 0 || counts.active() >= self.max_active {
+                    return Wake::Enough;
+                }
+                let sleeper = sleepers.pop();
+                if sleeper.is_some() {
+                    self.add(SEARCHING.wrapping_sub(SLEEPING));
+                }
+                sleeper
+            };
+            if let Some(sleeper) = sleeper {
+                sleeper.unparker.unpark(); // a system call, so after the lock
+                return Wake::Enough;
+            }
+        }
+        let mut counts = self.counts();
+        loop {
+            let may_start = counts.searching() == 0
+                && counts.active() < self.max_active
+                && counts.sleeping() == 0
+                && counts.live() < MOST_WORKERS;
+            if !may_start {
+                return Wake::Enough;
+            }
+            let next = counts.0 + LIVE + SEARCHING;
+            // ORDERING: seq-cst, as in `add`.
+            match self.counts.compare_exchange(counts.0, next, Ordering::SeqCst, Ordering::SeqCst) {
+                Ok(_) => return Wake::Start,
+                Err(now) => counts = Counts(now),
+            }
+        }
+    }
+
+    /// A worker with nothing in its own queue starts to look elsewhere.
+    pub(super) fn start_search(&self) {
+        self.add(SEARCHING);
+    }
+
+    /// L: a searching worker found a task. Says whether it was the last one searching, and so must look whether to wake
+    /// the next.
+    #[must_use]
+    pub(super) fn found(&self) -> bool {
+        let before = self.sub(SEARCHING);
+        // ORDERING: the fence of L.
+        fence(Ordering::SeqCst);
+        before.searching() == 1
+    }
+
+    /// Whether a worker between two tasks is one too many: blocked ones have gone on.
+    pub(super) fn is_surplus(&self) -> bool {
+        self.counts().active() > self.max_active
+    }
+
+    /// Whether no other worker may become active.
+    pub(super) fn is_full(&self) -> bool {
+        self.counts().active() >= self.max_active
+    }
+
+    /// Whether a worker that lay down has not been woken.
+    pub(super) fn is_lying(&self, index: usize) -> bool {
+        self.sleepers.lock().iter().any(|sleeper| sleeper.index == index)
+    }
+
+    /// W, first half: a searching worker lies down. It must look at the queues once more before it parks.
+    pub(super) fn lie_down(&self, index: usize, unparker: Unparker) {
+        let mut sleepers = self.sleepers.lock();
+        sleepers.push(Sleeper { index, unparker });
+        self.add(SLEEPING.wrapping_sub(SEARCHING));
+        drop(sleepers);
+        // ORDERING: the fence of W.
+        fence(Ordering::SeqCst);
+    }
+
+    /// W, second half: there was something after all, or the worker has slept long enough. False if somebody has just
+    /// woken it: then it counts as searching, and a token is on its way to its parker.
+    #[must_use]
+    pub(super) fn get_up(&self, index: usize) -> bool {
+        let mut sleepers = self.sleepers.lock();
+        let Some(position) = sleepers.iter().position(|sleeper| sleeper.index == index) else {
+            return false;
+        };
+        sleepers.remove(position);
+        self.add(SEARCHING.wrapping_sub(SLEEPING));
+        true
+    }
+
+    /// Wakes everybody, for a shutdown.
+    pub(super) fn wake_all(&self) {
+        let mut guard = self.sleepers.lock();
+        let woken = std::mem::take(&mut *guard);
+        for _ in &woken {
+            self.add(SEARCHING.wrapping_sub(SLEEPING));
+        }
+        drop(guard);
+        for sleeper in woken {
+            sleeper.unparker.unpark();
+        }
+    }
+
+    /// A searching worker ends, or its thread could not be started. Says whether it was the last one alive.
+    pub(super) fn end(&self) -> bool {
+        self.sub(LIVE + SEARCHING).live() == 1
+    }
+
+    /// The task of an active worker is about to wait for another one.
+    pub(super) fn block(&self) {
+        self.add(BLOCKED);
+    }
+
+    /// It goes on.
+    pub(super) fn unblock(&self) {
+        self.sub(BLOCKED);
+    }
+}

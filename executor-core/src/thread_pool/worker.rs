@@ -1,0 +1,405 @@
+//! A worker: the thread that takes tasks and runs them.
+//!
+//! ```text
+//!   started ─► initializer ─► ┌─► take from the own queues ──found──► run ─┐
+//!                             │        │ nothing                           │
+//!                             │   search the others' ────────found─────────┤
+//!                             │        │ nothing                           │
+//!                             │   lie down, look once more, park           │
+//!                             └────────┴──woken──────────◄─────────────────┘
+//! ```
+//!
+//! It ends when the pool is ending and there is nothing left, when it has slept for the pool's `keep_alive`, or, as a
+//! spare worker, for [`SPARE_KEEP_ALIVE`].
+//!
+//! A task that waits on this thread comes back here through [`Host`]: to run the awaited task in place, or to be
+//! replaced by a spare worker while it blocks.
+
+use std::cell::Cell;
+use std::io;
+use std::rc::Rc;
+use std::time::{Duration, Instant};
+
+use crossbeam_utils::sync::{Parker, Unparker};
+
+use crate::fork::PoolId;
+use crate::host::{self, Host};
+use crate::os;
+use crate::panic_report;
+use crate::stats::WorkerInfo;
+use crate::sync::{Arc, AtomicU64, Mutex, Ordering, fence};
+use crate::task::{Started, Task};
+
+use super::queue::Local;
+use super::registry::Registry;
+
+/// How long a spare worker sleeps before it ends. Longer keeps threads nobody may need; shorter starts them again and
+/// again under work that waits a lot.
+const SPARE_KEEP_ALIVE: Duration = Duration::from_millis(500);
+
+/// How often a worker that found nothing yields the processor and looks again, before it lies down. One yield costs
+/// about 0.2 µs, and going to sleep and being woken 2 to 50 µs; more would keep a core from whoever has work for it.
+const LOOKS: usize = 32;
+
+/// The part of the stack that tasks run in place may fill; the rest is for the deepest of them.
+const STACK_SHARE: usize = 2;
+
+/// Starts a worker that is already counted as live and searching.
+pub(super) fn start(registry: &Arc<Registry>) -> io::Result<()> {
+    let local = registry.queue.join();
+    let desk = Arc::new(Desk::new(local.index, format!("{}-{}", registry.settings.prefix, local.index)));
+    let builder =
+        std::thread::Builder::new().name(desk.name.clone()).stack_size(registry.settings.stack_size);
+    let (registry_there, desk_there) = (Arc::clone(registry), Arc::clone(&desk));
+    // In a cell that both sides hold, so that the deques come back if the thread cannot be had.
+    let luggage = Arc::new(Mutex::new(Some(local)));
+    let luggage_there = Arc::clone(&luggage);
+    let thread = builder.spawn(move || {
+        let local = luggage_there.lock().take();
+        if let Some(local) = local {
+            live(registry_there, local, desk_there);
+        }
+    });
+    match thread {
+        Ok(thread) => {
+            registry.keep_thread(thread, desk);
+            Ok(())
+        }
+        Err(error) => {
+            if let Some(local) = luggage.lock().take() {
+                registry.queue.leave(local);
+            }
+            Err(error)
+        }
+    }
+}
+
+/// The whole life of a worker.
+fn live(registry: Arc<Registry>, local: Local, desk: Arc<Desk>) {
+    desk.arrive();
+    let worker = Rc::new(Worker {
+        parker: Parker::new(),
+        stack_base: stack_pointer(),
+        tick: Cell::new(1),
+        random: Cell::new(u32::try_from(local.index).unwrap_or(0).wrapping_mul(0x9e37_79b9) | 1),
+        is_searching: Cell::new(true),
+        registry,
+        local,
+        desk,
+    });
+    let entered = host::enter(Rc::<Worker>::clone(&worker));
+    if worker.initialize() {
+        while let Some(task) = worker.next_task() {
+            worker.run(task);
+        }
+        worker.say_goodbye();
+    }
+    drop(entered);
+    let Worker { registry, local, desk, .. } =
+        Rc::into_inner(worker).expect("only this thread has references, and `entered` is gone");
+    registry.queue.leave(local);
+    registry.worker_ended(&desk);
+}
+
+struct Worker {
+    registry: Arc<Registry>,
+    local: Local,
+    desk: Arc<Desk>,
+    parker: Parker,
+    /// Where the stack was when the worker started.
+    stack_base: usize,
+    /// Counts the tasks taken.
+    tick: Cell<u32>,
+    /// The state of a small generator of pseudo-random numbers (xorshift, Marsaglia 2003), to choose victims.
+    random: Cell<u32>,
+    /// Whether `sleep` counts this worker as searching.
+    is_searching: Cell<bool>,
+}
+
+impl Worker {
+    /// Runs the pool's initializer; if that fails, breaks the pool.
+    fn initialize(&self) -> bool {
+        let Some(initializer) = &self.registry.settings.initializer else { return true };
+        let problem = match panic_report::catch(initializer) {
+            Ok(Ok(())) => return true,
+            Ok(Err(reason)) => reason,
+            Err(report) => report.to_string(),
+        };
+        self.registry.break_down(format!("the initializer of {} failed: {problem}", self.desk.name).into());
+        false
+    }
+
+    fn say_goodbye(&self) {
+        if let Some(handler) = &self.registry.settings.on_worker_exit
+            && let Err(report) = panic_report::catch(handler)
+        {
+            crate::owner::report_panic(self.registry.id, &report);
+        }
+    }
+
+    /// The next task to run; `None` when it is time to end, and the worker counts as searching then.
+    fn next_task(&self) -> Option<Started> {
+        loop {
+            if !self.is_searching.get() && self.registry.sleep.is_surplus() {
+                self.start_search();
+                if self.rest() == Rested::Enough {
+                    return None;
+                }
+                continue;
+            }
+            if let Some(task) = self.take_own() {
+                if let Some(started) = self.took(task) {
+                    return Some(started);
+                }
+                continue;
+            }
+            self.start_search();
+            if let Some(task) = self.look_around() {
+                if let Some(started) = self.took(task) {
+                    return Some(started);
+                }
+                continue;
+            }
+            if self.registry.is_ending() {
+                // The worker's last look comes after it has seen the phase (see `registry`).
+                fence(Ordering::SeqCst);
+                if !self.registry.queue.has_work(&self.local, self.next_random()) {
+                    return None;
+                }
+            } else if self.rest() == Rested::Enough {
+                return None;
+            }
+        }
+    }
+
+    fn start_search(&self) {
+        if !self.is_searching.replace(true) {
+            self.registry.sleep.start_search();
+        }
+    }
+
+    fn take_own(&self) -> Option<Task> {
+        let tick = self.tick.get();
+        self.tick.set(tick.wrapping_add(1));
+        self.registry.queue.pop(&self.local, tick, self.registry.settings.max_workers)
+    }
+
+    fn look_around(&self) -> Option<Task> {
+        for look in 0..LOOKS {
+            if look > 0 {
+                std::thread::yield_now();
+            }
+            let found = self.registry.queue.steal(&self.local, self.next_random()).or_else(|| self.take_own());
+            if found.is_some() {
+                return found;
+            }
+        }
+        None
+    }
+
+    /// A task left the queue. Claims it, and if it was searched for, lets the next worker search; `None` if the task was
+    /// claimed or cancelled while it lay there.
+    fn took(&self, task: Task) -> Option<Started> {
+        self.registry.left_queue();
+        if let Some(deadline) = task.details().and_then(|details| details.deadline) {
+            if Instant::now() >= deadline {
+                task.expire();
+            }
+            if !task.is_pending() {
+                self.registry.timer.leave(deadline, &task);
+            }
+        }
+        let started = task.start()?;
+        if self.is_searching.replace(false)
+            && self.registry.sleep.found()
+            && self.registry.queue.has_work_for_others(&self.local)
+        {
+            self.registry.wake();
+        }
+        Some(started)
+    }
+
+    /// Lies down as a searching worker; comes back as one.
+    fn rest(&self) -> Rested {
+        let Self { registry, parker, local, .. } = self;
+        registry.sleep.lie_down(local.index, Unparker::clone(parker.unparker()));
+        let mut has_slept_enough = false;
+        loop {
+            let is_wanted = || {
+                registry.is_ending()
+                    || (!registry.sleep.is_full() && registry.queue.has_work(local, self.next_random()))
+            };
+            if is_wanted() {
+                return self.get_up();
+            }
+            if has_slept_enough {
+                // Whoever publishes a task from here on finds this worker searching, and relies on it: so it looks once
+                // more when it ends (`Registry::worker_ended`).
+                return if registry.sleep.get_up(local.index) { Rested::Enough } else { self.woken() };
+            }
+            match self.keep_alive() {
+                None => parker.park(),
+                Some(limit) => {
+                    let end = Instant::now() + limit;
+                    parker.park_deadline(end);
+                    has_slept_enough = Instant::now() >= end;
+                }
+            }
+            if !registry.sleep.is_lying(local.index) {
+                return Rested::Woken;
+            }
+        }
+    }
+
+    fn get_up(&self) -> Rested {
+        if self.registry.sleep.get_up(self.local.index) { Rested::Woken } else { self.woken() }
+    }
+
+    /// Somebody has just taken this worker off the list: a token is on its way.
+    fn woken(&self) -> Rested {
+        self.parker.park();
+        Rested::Woken
+    }
+
+    fn keep_alive(&self) -> Option<Duration> {
+        let settings = &self.registry.settings;
+        if self.local.index >= settings.max_workers { Some(SPARE_KEEP_ALIVE) } else { settings.keep_alive }
+    }
+
+    fn next_random(&self) -> u32 {
+        let mut x = self.random.get();
+        x ^= x << 13;
+        x ^= x >> 17;
+        x ^= x << 5;
+        self.random.set(x);
+        x
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[must_use]
+enum Rested {
+    /// There may be work.
+    Woken,
+    /// Nobody needed this worker for as long as it is kept.
+    Enough,
+}
+
+impl Host for Worker {
+    fn pool(&self) -> PoolId {
+        self.registry.id
+    }
+
+    fn has_stack(&self) -> bool {
+        self.stack_base.abs_diff(stack_pointer()) < self.registry.settings.stack_size / STACK_SHARE
+    }
+
+    fn run(&self, task: Started) {
+        let registry = &self.registry;
+        registry.counters.started();
+        let details = task.task().details();
+        let deadline = details.and_then(|details| details.deadline);
+        let limit = details
+            .and_then(|details| details.timeout)
+            .and_then(|timeout| Instant::now().checked_add(timeout))
+            .inspect(|limit| registry.timer.enter(*limit, task.task(), &registry.settings.prefix));
+        let before = self.desk.begin(task.task().label());
+        let executed = task.execute();
+        self.desk.end(before);
+        for limit in [limit, deadline].into_iter().flatten() {
+            registry.timer.leave(limit, executed.task());
+        }
+        // Before anybody can learn that the task is over.
+        registry.counters.finished(executed.ending());
+        executed.publish();
+    }
+
+    fn push(&self, task: Task) {
+        self.registry.queue.push_local(&self.local, task);
+    }
+
+    fn before_block(&self) {
+        self.registry.queue.give_back(&self.local);
+        self.registry.sleep.block();
+        // P: what this worker would have run is for others now.
+        if !self.registry.queue.is_empty() {
+            self.registry.wake();
+        }
+    }
+
+    fn after_block(&self) {
+        self.registry.sleep.unblock();
+    }
+}
+
+/// About where the stack is now.
+fn stack_pointer() -> usize {
+    let here = 0_u8;
+    std::ptr::from_ref(std::hint::black_box(&here)).addr()
+}
+
+/// What a worker shows of itself to `workers()`.
+#[derive(Debug)]
+pub(super) struct Desk {
+    pub(super) index: usize,
+    name: String,
+    thread: AtomicU64,
+    epoch: Instant,
+    /// When the running task started, in nanoseconds after `epoch`; 0 if none runs.
+    since: AtomicU64,
+    label: Mutex<Option<String>>,
+}
+
+/// What was on a desk before the task that was run in place.
+pub(super) struct Before {
+    since: u64,
+    label: Option<Option<String>>,
+}
+
+impl Desk {
+    fn new(index: usize, name: String) -> Self {
+        Self {
+            index,
+            name,
+            thread: AtomicU64::new(0),
+            epoch: Instant::now(),
+            since: AtomicU64::new(0),
+            label: Mutex::new(None),
+        }
+    }
+
+    fn arrive(&self) {
+        // ORDERING: relaxed, here and below: a desk is only looked at, and each word tells its own part.
+        self.thread.store(os::thread_id(), Ordering::Relaxed);
+    }
+
+    fn begin(&self, label: Option<&str>) -> Before {
+        let now = u64::try_from(self.epoch.elapsed().as_nanos()).unwrap_or(u64::MAX).max(1);
+        let since = self.since.load(Ordering::Relaxed);
+        self.since.store(now, Ordering::Relaxed);
+        // Without a label there is nothing to write, unless this runs in place of a task that has one.
+        let label = (label.is_some() || since != 0).then(|| {
+            let label = label.map(str::to_owned);
+            std::mem::replace(&mut *self.label.lock(), label)
+        });
+        Before { since, label }
+    }
+
+    fn end(&self, before: Before) {
+        self.since.store(before.since, Ordering::Relaxed);
+        if let Some(label) = before.label {
+            *self.label.lock() = label;
+        }
+    }
+
+    pub(super) fn info(&self) -> WorkerInfo {
+        let info = WorkerInfo::idle(self.name.clone(), self.thread.load(Ordering::Relaxed));
+        match self.since.load(Ordering::Relaxed) {
+            0 => info,
+            since => {
+                let busy_for = self.epoch.elapsed().saturating_sub(Duration::from_nanos(since));
+                info.running(self.label.lock().as_deref(), busy_for)
+            }
+        }
+    }
+}
