@@ -1,0 +1,139 @@
+//! Memory that two processes see: sealed memory files, and the page of control words of one worker.
+//!
+//! The parent creates a [`SharedPage`], sends its descriptor to the fork server with the request for a worker, and
+//! closes the descriptor; the worker maps it with [`SharedPage::open`] and closes it too. Each side's mapping lives
+//! until that side drops it. The file has no name, so nothing is left when the last process is gone.
+//!
+//! * I1: `base` is a live mapping of `BYTES` bytes, shared, readable and writable, until `drop`.
+//! * I2: the file behind it cannot shrink: it is sealed before the other side gets it, and `open` checks the seals.
+//!   So an access inside the mapping never raises SIGBUS.
+//! * I3: the mapping is only ever reached through `&AtomicU64`, on both sides: the other process may write any word
+//!   at any time, and that is no data race.
+
+use super::retry;
+use crate::sync::AtomicU64;
+use nix::fcntl::{FcntlArg, SealFlag, fcntl};
+use nix::sys::memfd::{MFdFlags, memfd_create};
+use nix::sys::mman::{MapFlags, ProtFlags, mmap, munmap};
+use nix::sys::stat::fstat;
+use nix::unistd::ftruncate;
+use std::ffi::CStr;
+use std::io;
+use std::mem::size_of;
+use std::num::NonZeroUsize;
+use std::os::fd::{BorrowedFd, OwnedFd};
+use std::ptr::NonNull;
+
+/// One mapped page of atomic words that the parent and one worker share.
+#[derive(Debug)]
+pub(crate) struct SharedPage {
+    base: NonNull<AtomicU64>,
+}
+
+impl SharedPage {
+    /// The size of the page in bytes.
+    pub(crate) const BYTES: usize = 4096;
+    /// The number of words in it.
+    pub(crate) const WORDS: usize = Self::BYTES / size_of::<AtomicU64>();
+
+    /// Makes a page of zeros and the descriptor by which another process can open it.
+    pub(crate) fn create() -> io::Result<(Self, OwnedFd)> {
+        let file = memory_file(c"worker-page", Self::BYTES)?;
+        Ok((Self::map(&file)?, file))
+    }
+
+    /// Maps the page another process created. The descriptor is not needed afterwards.
+    pub(crate) fn open(file: BorrowedFd<'_>) -> io::Result<Self> {
+        let size = retry(|| fstat(file))?.st_size;
+        let seals = SealFlag::from_bits_retain(retry(|| fcntl(file, FcntlArg::F_GET_SEALS))?);
+        if usize::try_from(size) != Ok(Self::BYTES) || !seals.contains(SEALS) {
+            return Err(io::Error::new(io::ErrorKind::InvalidData, "not a page of control words"));
+        }
+        Self::map(file)
+    }
+
+    fn map(file: impl std::os::fd::AsFd) -> io::Result<Self> {
+        const LENGTH: NonZeroUsize = NonZeroUsize::new(SharedPage::BYTES).expect("a page has bytes");
+        let file = file.as_fd();
+        let access = ProtFlags::PROT_READ | ProtFlags::PROT_WRITE;
+        // SAFETY: I1: a new mapping at a place the kernel chooses, which overlaps no other memory.
+        let base = retry(|| unsafe { mmap(None, LENGTH, access, MapFlags::MAP_SHARED, file, 0) })?;
+        Ok(Self { base: base.cast() })
+    }
+
+    /// The word at `index`.
+    ///
+    /// # Panics
+    ///
+    /// If `index` is not below [`WORDS`](Self::WORDS).
+    #[inline]
+    pub(crate) fn word(&self, index: usize) -> &AtomicU64 {
+        assert!(index < Self::WORDS, "word {index} of a page of {} words", Self::WORDS);
+        // SAFETY: I1: inside the mapping, by the assertion.
+        let word = unsafe { self.base.add(index) };
+        // SAFETY: I1 and I2: mapped, aligned, and as long alive as `self`; I3: only atomics reach it.
+        unsafe { word.as_ref() }
+    }
+}
+
+impl Drop for SharedPage {
+    fn drop(&mut self) {
+        // SAFETY: I1: our own mapping in its whole length; borrows of its words have ended.
+        let unmapped = unsafe { munmap(self.base.cast(), Self::BYTES) };
+        debug_assert!(unmapped.is_ok(), "munmap of a shared page: {unmapped:?}");
+    }
+}
+
+// SAFETY: I3: all access is by atomics, the mapping belongs to no thread, and it can be unmapped from any.
+unsafe impl Send for SharedPage {}
+// SAFETY: I3: `&SharedPage` gives `&AtomicU64` and nothing else.
+unsafe impl Sync for SharedPage {}
+
+const SEALS: SealFlag = SealFlag::F_SEAL_SHRINK.union(SealFlag::F_SEAL_GROW);
+
+/// A nameless memory file of zeros whose size can never change. `label` is what `/proc` shows.
+pub(crate) fn memory_file(label: &CStr, bytes: usize) -> io::Result<OwnedFd> {
+    let plain = MFdFlags::MFD_CLOEXEC | MFdFlags::MFD_ALLOW_SEALING;
+    // Since 6.3 a system may insist on files that can never be executed; older kernels do not know the flag.
+    let inert = plain | MFdFlags::from_bits_retain(libc::MFD_NOEXEC_SEAL);
+    let file = match retry(|| memfd_create(label, inert)) {
+        Err(error) if error.raw_os_error() == Some(libc::EINVAL) => retry(|| memfd_create(label, plain))?,
+        other => other?,
+    };
+    let size = libc::off_t::try_from(bytes).map_err(|_| io::Error::from(io::ErrorKind::FileTooLarge))?;
+    retry(|| ftruncate(&file, size))?;
+    retry(|| fcntl(&file, FcntlArg::F_ADD_SEALS(SEALS | SealFlag::F_SEAL_SEAL)))?;
+    Ok(file)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sync::Ordering;
+    use std::os::fd::AsFd;
+
+    #[test]
+    fn two_mappings_show_the_same_words() {
+        let (ours, file) = SharedPage::create().unwrap();
+        let theirs = SharedPage::open(file.as_fd()).unwrap();
+        drop(file);
+        ours.word(SharedPage::WORDS - 1).store(7, Ordering::Release);
+        assert_eq!(theirs.word(SharedPage::WORDS - 1).load(Ordering::Acquire), 7);
+        assert_eq!(theirs.word(0).load(Ordering::Relaxed), 0);
+    }
+
+    #[test]
+    #[should_panic(expected = "word 512 of a page of 512 words")]
+    fn a_word_past_the_end_is_refused() {
+        let (page, _file) = SharedPage::create().unwrap();
+        page.word(SharedPage::WORDS);
+    }
+
+    #[test]
+    fn a_memory_file_cannot_be_resized() {
+        let file = memory_file(c"test", 100).unwrap();
+        assert!(ftruncate(&file, 0).is_err());
+        assert!(ftruncate(&file, 4096).is_err());
+        assert!(SharedPage::open(file.as_fd()).is_err());
+    }
+}

@@ -1,0 +1,411 @@
+//! The fork server, as its parent sees it: a single-threaded process that forks every worker of a pool.
+//!
+//! # Protocol
+//!
+//! One packet socket, the *control socket*; the messages are in [`message`], the other side in [`server`].
+//!
+//! * States of a [`Zygote`]: started ([`start`](Zygote::start) has seen the fork server's hello) → gone
+//!   ([`receive`](Zygote::receive) gave `UnexpectedEof`) or stopped ([`stop`](Zygote::stop), or drop).
+//! * Each request for a worker is answered once, by `Forked` or `ForkFailed`, in the order of the requests; each
+//!   `Forked` is followed later by one `Ended`. A parent short of descriptors gets `ForkFailed` for a worker that does
+//!   exist; its `Ended` follows all the same, and is to be ignored. Close the worker's socket, and it ends.
+//! * Neither side ever waits for the other: what does not fit is `WouldBlock` here, and a queue there. While it has
+//!   such a queue the fork server reads no requests, so a parent that is told `WouldBlock` must go on receiving.
+//! * When the fork server is gone, all its workers have got SIGKILL. When this process is gone, so has the fork server.
+//!
+//! Nobody but this module waits for the fork server's process, by a pidfd: a `waitpid(-1)` of the application may reap
+//! it first, which costs only the exit code in an error message.
+//!
+//! * I1: [`StartMethod::Fork`] forks only after counting one thread, the caller, so no other can start meanwhile.
+
+mod message;
+mod server;
+#[cfg(test)]
+mod tests;
+
+pub(crate) use self::server::{serve, settle};
+pub(crate) use crate::sys::process::Exit;
+
+use self::message::{Report, Request};
+use crate::image::Image;
+use crate::startup::{self, Refusal};
+use crate::sys::fd::Standard;
+use crate::sys::poll::{Interest, poll};
+use crate::sys::socket::{self, Blocking};
+use crate::sys::{limits, process};
+use std::error::Error;
+use std::ffi::OsString;
+use std::fmt;
+use std::io::{self, Write};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::panic::catch_unwind;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+/// How a pool of worker processes gets the process that forks its workers.
+///
+/// Workers are always forked from a *fork server*, a process with a single thread, so starting them is fast and safe in
+/// programs with threads. The methods differ in what the fork server is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum StartMethod {
+    /// The fork server is a fresh execution of the running program, taken over before `main`.
+    ///
+    /// Workers start clean: statics have their first values, no file is open but the standard three, and no memory of
+    /// the parent is copied. The program needs no preparation for it.
+    #[default]
+    ForkServer,
+    /// The fork server is a fork of the calling process, so workers inherit its memory and its open files as they are
+    /// when the pool is built.
+    ///
+    /// Large read-only tables need not be sent then. It is allowed only while the process has a single thread: building
+    /// the pool fails otherwise. Random numbers and hash keys made before are the same in all workers.
+    Fork,
+}
+
+/// Where a standard output stream of the workers goes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum WorkerStdio {
+    /// Where that of the parent goes.
+    #[default]
+    Inherit,
+    /// Nowhere.
+    Null,
+}
+
+/// What a fork server, and with it every worker, starts with.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct ZygoteConfig {
+    pub(crate) method: StartMethod,
+    /// Added to the parent's environment.
+    pub(crate) env: Vec<(OsString, OsString)>,
+    pub(crate) stdout: WorkerStdio,
+    pub(crate) stderr: WorkerStdio,
+}
+
+/// A running fork server. Dropping it is [`stop`](Self::stop).
+#[derive(Debug)]
+pub(crate) struct Zygote {
+    control: OwnedFd,
+    sentinel: OwnedFd,
+    pid: u32,
+    /// The process that started it. A forked child of that has a copy, and must leave it alone.
+    owner: u32,
+}
+
+/// What the fork server reports.
+#[derive(Debug)]
+pub(crate) enum Notice {
+    /// The worker runs. The pidfd stays valid after its end.
+    Forked { worker: u64, pid: u32, pidfd: OwnedFd },
+    /// There is no such worker, or none that this process can hold.
+    ForkFailed { worker: u64, error: io::Error },
+    /// The worker has ended, its process group with it.
+    Ended { worker: u64, pid: u32, exit: Exit, cpu_time: Duration, peak_memory: u64 },
+}
+
+impl Zygote {
+    /// Starts a fork server and waits, at most some seconds, until it is ready.
+    pub(crate) fn start(config: &ZygoteConfig) -> Result<Self, StartError> {
+        match config.method {
+            StartMethod::ForkServer => Self::execute(config),
+            StartMethod::Fork => Self::fork(config),
+        }
+    }
+
+    /// Asks for a worker with this end of a socket pair and this shared page; both may be closed afterwards. Never
+    /// blocks: on `WouldBlock` ask again when [`control`](Self::control) is writable, or after the next notice.
+    pub(crate) fn request_worker(
+        &self,
+        worker: u64,
+        socket: BorrowedFd<'_>,
+        page: BorrowedFd<'_>,
+    ) -> io::Result<()> {
+        let request = Request::Fork { worker }.encode();
+        let sent = socket::send_packet(self.control.as_fd(), &request, &[socket, page], Blocking::Never);
+        sent.map_err(|error| match error.raw_os_error() {
+            // As much a matter of time as a full socket: the fork server takes them out.
+            Some(socket::TOO_MANY_IN_FLIGHT) => io::ErrorKind::WouldBlock.into(),
+            _ => error,
+        })
+    }
+
+    /// The next report: `None` if there is none now, `UnexpectedEof` if the fork server is gone and every report it
+    /// sent before has been given.
+    pub(crate) fn receive(&self) -> io::Result<Option<Notice>> {
+        match self.receive_report() {
+            Ok((report, fd)) => Notice::new(report, fd).map(Some),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// The control socket, to wait for: readable when there is something to [`receive`](Self::receive).
+    pub(crate) fn control(&self) -> BorrowedFd<'_> {
+        self.control.as_fd()
+    }
+
+    pub(crate) fn pid(&self) -> u32 {
+        self.pid
+    }
+
+    /// Ends the fork server and all its workers, and waits until it has, two seconds at the very most.
+    pub(crate) fn stop(self) {
+        drop(self);
+    }
+
+    fn execute(config: &ZygoteConfig) -> Result<Self, StartError> {
+        startup::check()?;
+        let mut first_error = None;
+        for program in startup::programs() {
+            match Self::execute_program(&program, config) {
+                Ok(zygote) => return Ok(zygote),
+                // Another program in its place, perhaps: the next one may be right.
+                Err(error @ (StartError::Execute { .. } | StartError::Gone { .. })) => {
+                    first_error.get_or_insert(error);
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        Err(first_error.unwrap_or(StartError::Gone { exit: None }))
+    }
+
+    fn execute_program(program: &Path, config: &ZygoteConfig) -> Result<Self, StartError> {
+        let (ours, theirs) = control_pair()?;
+        let pid = startup::spawn(program, theirs, config)
+            .map_err(|source| StartError::Execute { program: program.display().to_string(), source })?;
+        Self::handshake(ours, pid)
+    }
+
+    fn fork(config: &ZygoteConfig) -> Result<Self, StartError> {
+        let count =
+            process::thread_count().map_err(StartError::system("count the threads of this process"))?;
+        if count != 1 {
+            return Err(StartError::Threads { count });
+        }
+        // What is buffered now would be printed by every worker again. It being unwritable is the caller's affair.
+        let _ = io::stdout().flush();
+        let (ours, theirs) = control_pair()?;
+        let application = process::id();
+        // SAFETY: I1.
+        match unsafe { process::fork() }.map_err(StartError::system("fork this process"))? {
+            Some(pid) => {
+                drop(theirs);
+                Self::handshake(ours, pid)
+            }
+            None => {
+                drop(ours);
+                serve_forked(theirs, application, config)
+            }
+        }
+    }
+
+    fn handshake(control: OwnedFd, pid: u32) -> Result<Self, StartError> {
+        let sentinel = process::open_pidfd(pid).map_err(StartError::system("watch the fork server"))?;
+        let zygote = Self { control, sentinel, pid, owner: process::id() };
+        let deadline = Instant::now() + HANDSHAKE_LIMIT;
+        let watched = [(zygote.control.as_fd(), Interest::Read), (zygote.sentinel.as_fd(), Interest::Read)];
+        let [control, sentinel] =
+            poll(watched, Some(deadline)).map_err(StartError::system("wait for the fork server"))?;
+        if !(control.readable || control.closed || sentinel.readable) {
+            return Err(StartError::TimedOut);
+        }
+        match zygote.receive_report() {
+            Ok((Report::Hello { identity, .. }, _)) if &identity == Image::current().identity() => Ok(zygote),
+            Ok(_) => Err(StartError::OtherBuild),
+            Err(error) if error.kind() == io::ErrorKind::InvalidData => Err(StartError::OtherBuild),
+            Err(_) => Err(zygote.why_gone()),
+        }
+    }
+
+    /// A child that hung up has ended, or is about to.
+    fn why_gone(self) -> StartError {
+        let deadline = Instant::now() + STOP_LIMIT;
+        let _ = poll([(self.sentinel.as_fd(), Interest::Read)], Some(deadline));
+        let exit = process::reap_by_pidfd(self.sentinel.as_fd()).unwrap_or_default();
+        match exit {
+            Some(Exit::Code(code)) if Refusal::from_code(code).is_some() => {
+                StartError::Refused(Refusal::from_code(code).unwrap_or(Refusal::Setup))
+            }
+            exit => StartError::Gone { exit },
+        }
+    }
+
+    fn receive_report(&self) -> io::Result<(Report, Option<OwnedFd>)> {
+        let mut buffer = [0; message::BYTES];
+        let mut packet = match socket::receive_packet(self.control(), &mut buffer, Blocking::Never) {
+            // The fork server ended with requests unread. The kernel says so once, ahead of what is there to read.
+            Err(error) if error.kind() == io::ErrorKind::ConnectionReset => {
+                socket::receive_packet(self.control(), &mut buffer, Blocking::Never)?
+            }
+            other => other?,
+        };
+        if packet.length == 0 {
+            return Err(io::Error::new(io::ErrorKind::UnexpectedEof, "the fork server is gone"));
+        }
+        let report = Report::decode(&buffer[..packet.length])
+            .ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "unknown report of the fork server"))?;
+        Ok((report, packet.fds.pop()))
+    }
+}
+
+impl Drop for Zygote {
+    fn drop(&mut self) {
+        if process::id() != self.owner {
+            return;
+        }
+        // For every copy of the socket, so that one in a forked child of the application keeps nothing alive.
+        socket::shut_down(self.control());
+        let sentinel = self.sentinel.as_fd();
+        let has_ended = || {
+            let deadline = Instant::now() + STOP_LIMIT;
+            poll([(sentinel, Interest::Read)], Some(deadline)).is_ok_and(|[ready]| ready.readable)
+        };
+        if !has_ended() {
+            let _ = process::kill_by_pidfd(sentinel);
+            has_ended();
+        }
+        // Already reaped by the application, or about to end in the kernel: either way there is no more to do.
+        let _ = process::reap_by_pidfd(sentinel);
+    }
+}
+
+impl Notice {
+    fn new(report: Report, fd: Option<OwnedFd>) -> io::Result<Self> {
+        Ok(match report {
+            Report::Forked { worker, pid } => match fd {
+                Some(pidfd) => Self::Forked { worker, pid, pidfd },
+                None => {
+                    let error = io::Error::from_raw_os_error(process::TOO_MANY_FILES);
+                    Self::ForkFailed { worker, error }
+                }
+            },
+            Report::ForkFailed { worker, errno } => {
+                Self::ForkFailed { worker, error: io::Error::from_raw_os_error(errno) }
+            }
+            Report::Ended { worker, pid, exit, usage } => {
+                Self::Ended { worker, pid, exit, cpu_time: usage.cpu_time, peak_memory: usage.peak_memory }
+            }
+            Report::Hello { .. } => {
+                return Err(io::Error::new(io::ErrorKind::InvalidData, "a second hello of the fork server"));
+            }
+        })
+    }
+}
+
+/// Why there is no fork server.
+#[derive(Debug)]
+pub(crate) enum StartError {
+    /// This crate's start hook has not run: the linker has left it out.
+    NotHooked,
+    /// The hook is in a shared object, so a fresh execution of the main program would not have it.
+    SharedObject { name: String },
+    /// The program runs with more rights than its caller has.
+    Privileged,
+    /// `StartMethod::Fork` in a process with threads.
+    Threads { count: usize },
+    /// The program could not be executed.
+    Execute { program: String, source: io::Error },
+    /// The child saw the hook, and the hook declined.
+    Refused(Refusal),
+    /// The child ended without a word.
+    Gone { exit: Option<Exit> },
+    /// The child answered as another program or version.
+    OtherBuild,
+    /// The child neither answered nor ended.
+    TimedOut,
+    /// A call of the system failed.
+    System { doing: &'static str, source: io::Error },
+}
+
+impl StartError {
+    fn system(doing: &'static str) -> impl FnOnce(io::Error) -> Self {
+        move |source| Self::System { doing, source }
+    }
+}
+
+impl fmt::Display for StartError {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str("cannot start the fork server: ")?;
+        match self {
+            Self::NotHooked => formatter.write_str(
+                "the start hook of this crate has not run; it must be linked into the program, and worker processes \
+                 cannot be used before `main`",
+            ),
+            Self::SharedObject { name } => write!(
+                formatter,
+                "this crate is part of the shared object {name}, and the program that loaded it cannot be executed \
+                 again as a worker"
+            ),
+            Self::Privileged => formatter.write_str("the program runs with raised rights (set-user-id or capabilities)"),
+            Self::Threads { count } => write!(
+                formatter,
+                "`StartMethod::Fork` needs a process with a single thread, and this one has {count}; build the pool \
+                 earlier, or use `StartMethod::ForkServer`"
+            ),
+            Self::Execute { program, .. } => write!(formatter, "executing {program} failed"),
+            Self::Refused(refusal) => write!(formatter, "the new process declined: {refusal}"),
+            Self::Gone { exit: None } => formatter.write_str("the new process ended before it was ready"),
+            Self::Gone { exit: Some(Exit::Code(code)) } => {
+                write!(formatter, "the new process exited with code {code} before it was ready")
+            }
+            Self::Gone { exit: Some(Exit::Signal { number, .. }) } => {
+                write!(formatter, "signal {number} ended the new process before it was ready")
+            }
+            Self::OtherBuild => formatter
+                .write_str("the file of this program now holds another build of it, which must not run its tasks"),
+            Self::TimedOut => {
+                write!(formatter, "the new process was not ready after {} s", HANDSHAKE_LIMIT.as_secs())
+            }
+            Self::System { doing, .. } => write!(formatter, "could not {doing}"),
+        }
+    }
+}
+
+impl Error for StartError {
+    fn source(&self) -> Option<&(dyn Error + 'static)> {
+        match self {
+            Self::Execute { source, .. } | Self::System { source, .. } => Some(source),
+            _ => None,
+        }
+    }
+}
+
+/// How long the new process may take to its hello: with all the program's constructors, on a machine under load. At
+/// the end of it `start` fails, so it is generous; a child that dies is noticed at once.
+const HANDSHAKE_LIMIT: Duration = Duration::from_secs(10);
+/// How long the fork server may take to end its workers and itself before it is killed. Longer than `END_LIMIT` of the
+/// server, and as long as a program that ends should be kept waiting at most.
+const STOP_LIMIT: Duration = Duration::from_secs(1);
+
+/// A new control connection with the parent's first message already in it.
+fn control_pair() -> Result<(OwnedFd, OwnedFd), StartError> {
+    let (ours, theirs) = socket::packet_pair().map_err(StartError::system("make the control socket"))?;
+    let setup = Request::Setup { open_files: limits::original_open_files() };
+    socket::send_packet(ours.as_fd(), &setup.encode(), &[], Blocking::Never)
+        .map_err(StartError::system("write to the control socket"))?;
+    Ok((ours, theirs))
+}
+
+/// The forked child's side of [`StartMethod::Fork`]. Open files are left as they are: inherited memory owns them.
+fn serve_forked(control: OwnedFd, application: u32, config: &ZygoteConfig) -> ! {
+    let config = std::panic::AssertUnwindSafe(config);
+    let outcome = catch_unwind(move || {
+        for (stream, kind) in [(Standard::Output, config.stdout), (Standard::Error, config.stderr)] {
+            match kind {
+                WorkerStdio::Inherit => stream.repair()?,
+                WorkerStdio::Null => stream.set_null()?,
+            }
+        }
+        for (name, value) in &config.env {
+            // SAFETY: I1: nobody else can read the environment meanwhile.
+            unsafe { std::env::set_var(name, value) };
+        }
+        settle(&control)?;
+        // SAFETY: I1, and settled.
+        unsafe { serve(control, application) }
+    });
+    let refusal = if outcome.is_ok() { Refusal::Setup } else { Refusal::Panicked };
+    process::exit_now(refusal.code())
+}
