@@ -9,13 +9,24 @@ use crossbeam_utils::CachePadded;
 
 use crate::stats::PoolStats;
 use crate::sync::{AtomicU64, Ordering};
-use crate::task::{Ending, ThreadSlot};
+use crate::task::ThreadSlot;
+
+/// How the function of a task came back.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[expect(clippy::exhaustive_enums, reason = "a function returns or it does not")]
+pub enum Ending {
+    /// It returned.
+    Returned,
+    /// It panicked.
+    Panicked,
+}
 
 /// More shards spread threads better; each costs a cache line and a read in `stats`.
 const SHARDS: usize = 16;
 
+/// The counters of one pool.
 #[derive(Debug, Default)]
-pub(super) struct Counters {
+pub struct Counters {
     shards: [CachePadded<Shard>; SHARDS],
 }
 
@@ -33,21 +44,24 @@ impl Counters {
         &self.shards[ThreadSlot::current().index() % SHARDS]
     }
 
-    pub(super) fn submitted(&self) {
+    /// A task was accepted.
+    pub fn submitted(&self) {
         // ORDERING: release, here and below: a reader that sees a later count of this task, by an acquire, also sees this.
         self.mine().submitted.fetch_add(1, Ordering::Release);
     }
 
     /// A task counted as submitted was not accepted after all.
-    pub(super) fn withdrawn(&self) {
+    pub fn withdrawn(&self) {
         self.mine().submitted.fetch_sub(1, Ordering::Release);
     }
 
-    pub(super) fn started(&self) {
+    /// A task runs.
+    pub fn started(&self) {
         self.mine().started.fetch_add(1, Ordering::Release);
     }
 
-    pub(super) fn finished(&self, ending: Ending) {
+    /// A task that ran is over.
+    pub fn finished(&self, ending: Ending) {
         let shard = self.mine();
         if ending == Ending::Panicked {
             shard.panicked.fetch_add(1, Ordering::Release);
@@ -55,7 +69,8 @@ impl Counters {
         shard.finished.fetch_add(1, Ordering::Release);
     }
 
-    pub(super) fn cancelled(&self) {
+    /// A task is over without having run.
+    pub fn cancelled(&self) {
         self.mine().cancelled.fetch_add(1, Ordering::Release);
     }
 
@@ -65,7 +80,8 @@ impl Counters {
     }
 
     /// The counts of tasks; those of workers are left at 0.
-    pub(super) fn read(&self) -> PoolStats {
+    #[must_use]
+    pub fn read(&self) -> PoolStats {
         let panicked = self.sum(|shard| &shard.panicked);
         let finished = self.sum(|shard| &shard.finished);
         let cancelled = self.sum(|shard| &shard.cancelled);

@@ -6,6 +6,7 @@
 
 use std::fmt;
 use std::num::NonZeroUsize;
+use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
 use serde::Serialize;
@@ -97,12 +98,7 @@ impl<T: Serialize + DeserializeOwned + Send + 'static> Payload for T {}
 /// ```
 pub trait Executor: Clone {
     /// Runs one call. Never panics and never fails here: a refused task is a future that holds the reason.
-    fn submit_call<C, A, R>(
-        &self,
-        call: Callable<C, A, R>,
-        arg: A,
-        options: &CallOptions,
-    ) -> TaskFuture<R>
+    fn submit_call<C, A, R>(&self, call: Callable<C, A, R>, arg: A, options: &CallOptions) -> TaskFuture<R>
     where
         C: Payload + Sync,
         A: Payload,
@@ -600,6 +596,8 @@ pub struct SharedContext<C> {
     pub value: C,
     /// Distinguishes it from every other context of this process.
     pub id: u64,
+    /// Where an executor keeps its encoded form, made once.
+    pub encoded: OnceLock<Result<Arc<[u8]>, TaskError>>,
 }
 
 /// What a chunk of calls came to.
@@ -666,7 +664,7 @@ impl<C, A, R> Callable<C, A, R> {
         static NEXT: AtomicU64 = AtomicU64::new(1);
         // ORDERING: relaxed, only uniqueness matters.
         let id = NEXT.fetch_add(1, Ordering::Relaxed);
-        Self(Callee::WithContext(Arc::new(SharedContext { value: context, id }), f))
+        Self(Callee::WithContext(Arc::new(SharedContext { value: context, id, encoded: OnceLock::new() }), f))
     }
 
     /// Which shape it has.

@@ -335,6 +335,10 @@ pub(crate) fn wait_for<T>(cell: &Handle<T>, timeout: Option<Duration>) -> Result
     if cell.pool().is_inherited() {
         return Err(TaskError::ForkedChild);
     }
+    if host::serves(cell.pool()) {
+        let problem = "a callback waited for a task of its own pool, on the thread that completes them";
+        return Err(TaskError::Deadlock(problem.into()));
+    }
     // A time-out so far away that it has no instant is none.
     let deadline = timeout.and_then(|timeout| Instant::now().checked_add(timeout));
     let Some(host) = host::current() else {

@@ -16,7 +16,7 @@
 //! last one added, and it is added under the lock, so it is seen. (A task that has not started has no runner; whoever
 //! starts it later adds its own edge then.)
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::rc::Rc;
 
@@ -81,7 +81,7 @@ pub(crate) fn is_worker_of(pool: PoolId) -> bool {
 }
 
 /// Runs `wait`, which blocks this thread on something other than a task.
-pub(crate) fn block_any<R>(wait: impl FnOnce() -> R) -> R {
+pub fn block_any<R>(wait: impl FnOnce() -> R) -> R {
     let Some(host) = current() else { return wait() };
     host.before_block();
     let result = wait();
@@ -101,6 +101,21 @@ pub(crate) fn block(host: &dyn Host, target: Option<Task>, wait: impl FnOnce()) 
     host.after_block();
     drop(edge);
     Ok(())
+}
+
+thread_local! {
+    static SERVANT: Cell<PoolId> = const { Cell::new(PoolId::NONE) };
+}
+
+/// Says that this thread completes the futures of `pool`: code on it that waited for one of them would wait for itself.
+pub fn serve(pool: PoolId) {
+    SERVANT.set(pool);
+}
+
+/// Whether this thread completes the futures of `pool`.
+#[must_use]
+pub fn serves(pool: PoolId) -> bool {
+    pool != PoolId::NONE && SERVANT.try_with(Cell::get).is_ok_and(|served| served == pool)
 }
 
 static EDGES: Mutex<BTreeMap<ThreadSlot, Task>> = Mutex::new(BTreeMap::new());

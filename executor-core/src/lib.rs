@@ -4,34 +4,39 @@
 //! inside, lower rows knowing nothing of higher ones (`tests/architecture.rs` of the facade sees to it):
 //!
 //! ```text
-//!   thread_pool   builder · pool · registry · worker · queue · sleep · timer · counters
+//!   thread_pool   builder · pool · registry · worker · queue · sleep · timer
 //!   executor      trait Executor, options, Callable, Payload · map
 //!   future        TaskFuture, Promise · wait, as_completed · current
 //!   host          what a worker offers to a wait on it
 //!   task          the one heap cell                                                      (unsafe here)
 //!   owner         the way from a task back to its pool
+//!   counters · admission
 //!   error · panic_report · stats · fork · os · sync
 //! ```
 
+pub mod admission;
+pub mod counters;
 mod current;
 mod error;
 mod executor;
 pub mod fork;
 mod future;
-mod host;
+pub mod host;
 mod map;
 mod os;
 pub mod owner;
 pub mod panic_report;
 mod stats;
-mod sync;
+pub mod sync;
 mod task;
 mod thread_pool;
 mod wait;
 
 pub use current::{CurrentTask, current_task};
 pub use error::{BuildError, DeathDetails, Limit, SubmitError, TaskError, WorkerDeath};
-pub use executor::{CallOptions, Callable, Callee, Chunk, Executor, Options, Payload, SharedContext, Shutdown};
+pub use executor::{
+    CallOptions, Callable, Callee, Chunk, Executor, Options, Payload, SharedContext, Shutdown,
+};
 pub use future::{Promise, TaskFuture};
 pub use map::{CallMapper, Map, Mapper};
 pub use panic_report::{PanicDetails, PanicReport};

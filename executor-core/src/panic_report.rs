@@ -242,7 +242,8 @@ fn install_hook() {
                     file: info.location().map_or_else(String::new, |l| l.file().to_owned()),
                     line: info.location().map_or(0, std::panic::Location::line),
                     column: info.location().map_or(0, std::panic::Location::column),
-                    backtrace: (backtrace.status() == BacktraceStatus::Captured).then(|| backtrace.to_string()),
+                    backtrace: (backtrace.status() == BacktraceStatus::Captured)
+                        .then(|| backtrace.to_string()),
                 };
                 // Not there any more only while the thread is being torn down: then nobody reads it either.
                 let _ = PLACE.try_with(|slot| slot.replace(Some(place)));

@@ -51,6 +51,7 @@ use std::time::{Duration, Instant};
 
 use crossbeam_utils::sync::Unparker;
 
+use crate::counters::Ending;
 use crate::error::TaskError;
 use crate::fork::PoolId;
 use crate::owner;
@@ -111,13 +112,6 @@ pub(crate) enum Phase {
     Running,
     Cancelled,
     Finished,
-}
-
-/// How the function of a task came back.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Ending {
-    Returned,
-    Panicked,
 }
 
 // --- the cell ---------------------------------------------------------------------------------------------------
@@ -408,9 +402,9 @@ impl Header {
     /// Moves to `phase` where nobody else can move: the flags may still change meanwhile.
     fn enter_phase(&self, phase: u32) {
         // ORDERING: release, publishes the outcome; pairs with the acquire in `phase`, `is_finished`, `peek`, `take`.
-        let entered = self.state.fetch_update(Ordering::Release, Ordering::Relaxed, |state| {
-            Some((state & !PHASE) | phase)
-        });
+        let entered = self
+            .state
+            .fetch_update(Ordering::Release, Ordering::Relaxed, |state| Some((state & !PHASE) | phase));
         debug_assert!(entered.is_ok(), "the update always has a value");
     }
 
@@ -641,7 +635,6 @@ pub(crate) fn current() -> Option<Task> {
         Task(cell)
     })
 }
-
 
 fn refuse(cell: NonNull<Header>, error: TaskError, flags: u32) -> bool {
     // SAFETY: R5, the caller holds a reference.

@@ -68,7 +68,11 @@ pub struct Waited<'a, T> {
 /// assert_eq!(waited.done.len(), 10);
 /// # Ok::<(), executor_core::BuildError>(())
 /// ```
-pub fn wait<'a, T, I>(futures: I, return_when: ReturnWhen, timeout: impl Into<Option<Duration>>) -> Waited<'a, T>
+pub fn wait<'a, T, I>(
+    futures: I,
+    return_when: ReturnWhen,
+    timeout: impl Into<Option<Duration>>,
+) -> Waited<'a, T>
 where
     T: 'a,
     I: IntoIterator<Item = &'a TaskFuture<T>>,
@@ -317,7 +321,11 @@ impl Group {
     /// The index of the next future to end, among those entered; `None` at the deadline, or where it could never end.
     ///
     /// On a worker (S4) a future that has not started is run in place; if all have, a spare worker takes over.
-    pub(crate) fn next<'f, T: 'f, F: AsFuture<T> + 'f>(&self, futures: impl IntoIterator<Item = &'f F> + Clone, deadline: Option<Instant>) -> Option<usize> {
+    pub(crate) fn next<'f, T: 'f, F: AsFuture<T> + 'f>(
+        &self,
+        futures: impl IntoIterator<Item = &'f F> + Clone,
+        deadline: Option<Instant>,
+    ) -> Option<usize> {
         if let Some(index) = self.pop() {
             return Some(index);
         }

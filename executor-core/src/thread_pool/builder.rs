@@ -232,11 +232,14 @@ impl ThreadPoolBuilder {
             let problem = format!("must be at least {SMALLEST_STACK} bytes, got {}", self.stack_size);
             return Err(BuildError::invalid("stack_size", problem));
         }
-        let prefix = self.name_prefix.unwrap_or_else(|| {
-            format!("ThreadPoolExecutor-{}", NEXT.fetch_add(1, Ordering::Relaxed))
-        });
+        let prefix = self
+            .name_prefix
+            .unwrap_or_else(|| format!("ThreadPoolExecutor-{}", NEXT.fetch_add(1, Ordering::Relaxed)));
         if prefix.contains('\0') {
-            return Err(BuildError::invalid("name_prefix", format!("must not contain a NUL, got {prefix:?}")));
+            return Err(BuildError::invalid(
+                "name_prefix",
+                format!("must not contain a NUL, got {prefix:?}"),
+            ));
         }
         let id = PoolId::next();
         let registry = Arc::new(Registry::new(

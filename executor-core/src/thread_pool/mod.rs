@@ -2,11 +2,10 @@
 //!
 //! ```text
 //!   pool (API) ─► registry (admits, owns the phases) ─► queue ─► worker (takes, runs) ─► the task's cell ─► future
-//!                                  └─► sleep (wakes or starts a worker)      └─► timer, counters
+//!                                  └─► sleep (wakes or starts a worker)      └─► timer
 //! ```
 
 mod builder;
-mod counters;
 mod pool;
 mod queue;
 mod registry;

@@ -13,7 +13,7 @@ use crate::sync::Arc;
 use crate::task::{self, Details};
 
 use super::builder::ThreadPoolBuilder;
-use super::registry::{Admission, Refusal, Registry, WhenFull};
+use super::registry::{Admission, Registry, WhenFull};
 
 /// A pool of work-stealing threads.
 ///
@@ -137,14 +137,7 @@ impl ThreadPoolExecutor {
     {
         match self.registry().admit(WhenFull::Refuse) {
             Ok(admission) => Ok(self.queue_task(admission, None, move || f(arg))),
-            Err(refusal) => Err(match refusal {
-                Refusal::Full => SubmitError::Full { function: f, argument: arg },
-                Refusal::ShutDown => SubmitError::ShutDown { function: f, argument: arg },
-                Refusal::Broken(reason) => {
-                    SubmitError::Broken { function: f, argument: arg, reason: reason.into() }
-                }
-                Refusal::ForkedChild => SubmitError::ForkedChild { function: f, argument: arg },
-            }),
+            Err(refusal) => Err(refusal.give_back(f, arg)),
         }
     }
 
@@ -474,10 +467,5 @@ impl<F> fmt::Debug for ClosureMapper<F> {
 fn details(options: &CallOptions) -> Option<Details> {
     let CallOptions { timeout, deadline, priority, label, .. } = options;
     let any = timeout.is_some() || deadline.is_some() || *priority != 0 || label.is_some();
-    any.then(|| Details {
-        label: label.clone(),
-        timeout: *timeout,
-        deadline: *deadline,
-        priority: *priority,
-    })
+    any.then(|| Details { label: label.clone(), timeout: *timeout, deadline: *deadline, priority: *priority })
 }

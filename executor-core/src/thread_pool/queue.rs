@@ -80,7 +80,8 @@ impl Queue {
     /// The deques of a new worker.
     pub(super) fn join(&self) -> Local {
         let mut free = self.free.lock();
-        let lowest = free.iter().enumerate().min_by_key(|(_, local)| local.index).map(|(position, _)| position);
+        let lowest =
+            free.iter().enumerate().min_by_key(|(_, local)| local.index).map(|(position, _)| position);
         if let Some(position) = lowest {
             return free.swap_remove(position);
         }
@@ -296,7 +297,8 @@ impl Slots {
         // ORDERING: relaxed: the lock orders writers.
         let index = self.len.load(Ordering::Relaxed);
         let (block, offset) = Self::place(index);
-        let block = self.blocks[block].get_or_init(|| (0..1_usize << block).map(|_| OnceLock::new()).collect());
+        let block =
+            self.blocks[block].get_or_init(|| (0..1_usize << block).map(|_| OnceLock::new()).collect());
         assert!(block[offset].set(slot).is_ok(), "slots are filled in order, once");
         // ORDERING: release, publishes the slot; pairs with the acquire in `len`.
         self.len.store(index + 1, Ordering::Release);

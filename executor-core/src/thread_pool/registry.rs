@@ -17,6 +17,8 @@
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use crate::admission::{Capacity, Refusal};
+use crate::counters::Counters;
 use crate::error::TaskError;
 use crate::executor::Shutdown;
 use crate::fork::PoolId;
@@ -27,7 +29,6 @@ use crate::stats::{PoolStats, ShutdownReport, WorkerInfo};
 use crate::sync::{Arc, AtomicU32, Condvar, Mutex, Ordering, fence};
 use crate::task::Task;
 
-use super::counters::Counters;
 use super::queue::Queue;
 use super::sleep::{Sleep, Wake};
 use super::timer::Timer;
@@ -72,26 +73,6 @@ struct Life {
 const RUNNING: u32 = 0;
 const DRAINING: u32 = 1;
 const BROKEN: u32 = 2;
-
-/// Why a task is not accepted.
-#[derive(Debug)]
-pub(super) enum Refusal {
-    Full,
-    ShutDown,
-    Broken(Box<str>),
-    ForkedChild,
-}
-
-impl From<Refusal> for TaskError {
-    fn from(refusal: Refusal) -> Self {
-        match refusal {
-            Refusal::Full => Self::Broken("the queue is full".into()), // never: `submit` waits
-            Refusal::ShutDown => Self::ShutDown,
-            Refusal::Broken(reason) => Self::Broken(reason),
-            Refusal::ForkedChild => Self::ForkedChild,
-        }
-    }
-}
 
 /// What a submit does when the queue is full.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -390,61 +371,5 @@ impl Drop for Registry {
         self.refuse_all(&|task| {
             task.refuse(TaskError::Abandoned);
         });
-    }
-}
-
-/// The places of a bounded queue.
-struct Capacity {
-    limit: Option<usize>,
-    taken: Mutex<usize>,
-    free: Condvar,
-}
-
-impl Capacity {
-    const fn new(limit: Option<usize>) -> Self {
-        Self { limit, taken: Mutex::new(0), free: Condvar::new() }
-    }
-
-    const fn is_bounded(&self) -> bool {
-        self.limit.is_some()
-    }
-
-    fn try_take(&self) -> bool {
-        let Some(limit) = self.limit else { return true };
-        let mut taken = self.taken.lock();
-        let free = *taken < limit;
-        if free {
-            *taken += 1;
-        }
-        free
-    }
-
-    /// Waits for a place; gives up when `check` fails.
-    fn take(&self, check: impl Fn() -> Result<(), Refusal>) -> Result<(), Refusal> {
-        let Some(limit) = self.limit else { return Ok(()) };
-        let mut taken = self.taken.lock();
-        loop {
-            check()?;
-            if *taken < limit {
-                *taken += 1;
-                return Ok(());
-            }
-            taken = self.free.wait(taken);
-        }
-    }
-
-    fn give_back(&self) {
-        if self.limit.is_some() {
-            let mut taken = self.taken.lock();
-            *taken -= 1;
-            drop(taken);
-            self.free.notify_one();
-        }
-    }
-
-    /// Lets everybody who waits check again. Under the lock, so that nobody is between its check and its wait.
-    fn wake_all(&self) {
-        drop(self.taken.lock());
-        self.free.notify_all();
     }
 }

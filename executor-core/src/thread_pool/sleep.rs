@@ -100,11 +100,7 @@ struct Sleeper {
 
 impl Sleep {
     pub(super) const fn new(max_active: usize) -> Self {
-        Self {
-            counts: CachePadded::new(AtomicU64::new(0)),
-            sleepers: Mutex::new(Vec::new()),
-            max_active,
-        }
+        Self { counts: CachePadded::new(AtomicU64::new(0)), sleepers: Mutex::new(Vec::new()), max_active }
     }
 
     pub(super) fn counts(&self) -> Counts {
@@ -127,7 +123,11 @@ impl Sleep {
         // ORDERING: the fence of P.
         fence(Ordering::SeqCst);
         let counts = self.counts();
-        if counts.searching() > 0 || counts.active() >= self.max_active { Wake::Enough } else { self.wake_cold() }
+        if counts.searching() > 0 || counts.active() >= self.max_active {
+            Wake::Enough
+        } else {
+            self.wake_cold()
+        }
     }
 
     #[cold]

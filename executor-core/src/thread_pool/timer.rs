@@ -35,7 +35,8 @@ impl Timer {
         state.limits.insert((limit, task.id()), task.clone());
         if state.thread.is_none() && !state.is_stopped {
             let shared = Arc::clone(&self.shared);
-            let thread = std::thread::Builder::new().name(format!("{name}-timer")).spawn(move || shared.run());
+            let thread =
+                std::thread::Builder::new().name(format!("{name}-timer")).spawn(move || shared.run());
             match thread {
                 Ok(thread) => state.thread = Some(thread),
                 Err(_) => {

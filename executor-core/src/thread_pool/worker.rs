@@ -189,7 +189,8 @@ impl Worker {
             if look > 0 {
                 std::thread::yield_now();
             }
-            let found = self.registry.queue.steal(&self.local, self.next_random()).or_else(|| self.take_own());
+            let found =
+                self.registry.queue.steal(&self.local, self.next_random()).or_else(|| self.take_own());
             if found.is_some() {
                 return found;
             }
