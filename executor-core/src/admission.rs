@@ -4,7 +4,7 @@ use crate::error::{SubmitError, TaskError};
 use crate::sync::{Condvar, Mutex};
 
 /// Why a task is not accepted.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 #[expect(clippy::exhaustive_enums, reason = "internal to the workspace")]
 pub enum Refusal {
     /// The bounded queue is full.
@@ -73,6 +73,11 @@ impl Capacity {
         free
     }
 
+    /// Takes a place whether one is free or not: for whoever must not wait.
+    pub fn take_anyway(&self) {
+        *self.taken.lock() += 1;
+    }
+
     /// Waits for a place; gives up when `check` fails.
     ///
     /// # Errors
@@ -95,7 +100,7 @@ impl Capacity {
     pub fn give_back(&self) {
         if self.limit.is_some() {
             let mut taken = self.taken.lock();
-            *taken -= 1;
+            *taken = taken.saturating_sub(1);
             drop(taken);
             self.free.notify_one();
         }

@@ -38,8 +38,8 @@ pub enum BuildError {
         /// What the system answered.
         source: std::io::Error,
     },
-    /// The pool's start-up could not be carried out for a reason of its own.
-    Startup(String),
+    /// The pool's start-up could not be carried out.
+    Startup(Box<dyn Error + Send + Sync>),
 }
 
 impl BuildError {
@@ -47,6 +47,12 @@ impl BuildError {
     #[must_use]
     pub fn invalid(option: &'static str, problem: impl Into<String>) -> Self {
         Self::InvalidOption { option, problem: problem.into() }
+    }
+
+    /// The start-up failed for a reason of its own.
+    #[must_use]
+    pub fn startup(reason: impl Into<Box<dyn Error + Send + Sync>>) -> Self {
+        Self::Startup(reason.into())
     }
 
     /// The system refused `action`.
@@ -61,7 +67,7 @@ impl fmt::Display for BuildError {
         match self {
             Self::InvalidOption { option, problem } => write!(f, "{option} {problem}"),
             Self::System { action, .. } => write!(f, "could not {action}"),
-            Self::Startup(reason) => f.write_str(reason),
+            Self::Startup(reason) => reason.fmt(f),
         }
     }
 }
@@ -70,7 +76,8 @@ impl Error for BuildError {
     fn source(&self) -> Option<&(dyn Error + 'static)> {
         match self {
             Self::System { source, .. } => Some(source),
-            _ => None,
+            Self::Startup(reason) => reason.source(),
+            Self::InvalidOption { .. } => None,
         }
     }
 }

@@ -127,7 +127,7 @@ pub trait Executor: Clone {
     /// # Ok::<(), executor_core::BuildError>(())
     /// ```
     fn max_workers(&self) -> usize {
-        num_cpus::get()
+        crate::usable_processors()
     }
 
     /// The options of calls made through this handle: the defaults, except for a view made by

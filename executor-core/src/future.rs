@@ -504,6 +504,19 @@ impl<T> Promise<T> {
         }
     }
 
+    /// Cancels the future, as its own `cancel` would: what a pool does with what has not started when it shuts down.
+    ///
+    /// ```
+    /// let (promise, future) = executor_core::Promise::<()>::new();
+    /// promise.cancel();
+    /// assert!(future.is_cancelled());
+    /// ```
+    pub fn cancel(mut self) {
+        self.cell.cancel();
+        // One that had started already is abandoned when `self` goes.
+        self.completed = self.cell.phase() == Phase::Cancelled;
+    }
+
     /// Whether the future was cancelled.
     ///
     /// ```

@@ -45,3 +45,13 @@ pub use thread_pool::{ClosureMapper, InitOutcome, ThreadPoolBuilder, ThreadPoolE
 pub use wait::{
     AsCompleted, AsCompletedTimeout, ReturnWhen, Unfinished, Waited, as_completed, as_completed_timeout, wait,
 };
+
+/// How many processors this process may use, by affinity and cgroup quota: the one place that asks.
+///
+/// ```
+/// assert!(executor_core::usable_processors() >= 1);
+/// ```
+#[must_use]
+pub fn usable_processors() -> usize {
+    num_cpus::get()
+}

@@ -6,10 +6,10 @@
 
 #![expect(clippy::disallowed_types, reason = "this is the facade the lint points to")]
 
-pub use std::sync::Arc;
 pub use std::sync::atomic::{Ordering, fence};
+pub use std::sync::{Arc, MutexGuard};
 
-use std::sync::{MutexGuard, PoisonError};
+use std::sync::PoisonError;
 use std::time::Duration;
 
 // Aliases: the lint looks through a re-export, and would complain at every use of one.

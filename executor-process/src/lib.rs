@@ -1,4 +1,18 @@
-//! executor-process
+//! The `ProcessPoolExecutor` of `concurrent-futures`: serialized tasks, shipped to forked worker processes.
+//!
+//! People use this crate through the facade, `concurrent-futures`, whose documentation has the guide. Here is the
+//! inside, lower rows knowing nothing of higher ones (`tests/architecture.rs` of the facade sees to it):
+//!
+//! ```text
+//!   this process                                              worker processes
+//!   builder · pool       the API
+//!   dispatcher           owns everything, one thread
+//!   shared               what handles and dispatcher share
+//!   worker · job         one child · what it is to run        worker_main     the loop that runs tasks
+//!   zygote · startup     the fork server and its start before `main`, on both sides
+//!   call · wire · gate · codec                                what crosses, and how
+//!   image · sys · sync   addresses, system calls, locks
+//! ```
 
 #[cfg(not(target_os = "linux"))]
 compile_error!(
@@ -7,7 +21,23 @@ compile_error!(
 );
 
 #[cfg(target_os = "linux")]
+mod builder;
+#[cfg(target_os = "linux")]
+mod call;
+#[cfg(target_os = "linux")]
+mod codec;
+#[cfg(target_os = "linux")]
+mod dispatcher;
+#[cfg(target_os = "linux")]
+mod gate;
+#[cfg(target_os = "linux")]
 mod image;
+#[cfg(target_os = "linux")]
+mod job;
+#[cfg(target_os = "linux")]
+mod pool;
+#[cfg(target_os = "linux")]
+mod shared;
 #[cfg(target_os = "linux")]
 mod startup;
 #[cfg(target_os = "linux")]
@@ -15,9 +45,17 @@ mod sync;
 #[cfg(target_os = "linux")]
 mod sys;
 #[cfg(target_os = "linux")]
+mod wire;
+#[cfg(target_os = "linux")]
+mod worker;
+#[cfg(target_os = "linux")]
 mod worker_main;
 #[cfg(target_os = "linux")]
 mod zygote;
 
 #[cfg(target_os = "linux")]
-pub use self::zygote::{StartMethod, WorkerStdio};
+pub use builder::ProcessPoolBuilder;
+#[cfg(target_os = "linux")]
+pub use pool::ProcessPoolExecutor;
+#[cfg(target_os = "linux")]
+pub use zygote::{StartMethod, WorkerStdio};

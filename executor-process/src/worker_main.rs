@@ -1,20 +1,223 @@
-//! What a worker process does. A PLACEHOLDER, to be replaced: it echoes bytes until its socket is closed.
+//! What runs in a worker process: a freshly forked, single-threaded copy of the fork server.
+//!
+//! It reads frames from its one socket, in order, and runs tasks one at a time: begin (see [`gate`](crate::gate)),
+//! decode, call, encode, send. An answer has left this process before the next task begins, so it cannot die with this
+//! process. The worker ends when the parent closes its side: by `exit`, so that exit handlers run and coverage is
+//! written.
+//!
+//! The fork server has one thread, so everything may be called here: the user's functions may allocate, print, and start
+//! threads and pools of their own.
 
-use crate::sys::memory::SharedPage;
-use crate::sys::{process, socket};
+use std::any::Any;
+use std::collections::BTreeMap;
+use std::io::Write;
 use std::os::fd::{AsFd, OwnedFd};
+use std::time::Instant;
 
-/// Runs in a freshly forked worker, until the parent closes the socket.
+use crate::call::{self, Name};
+use crate::codec;
+use crate::gate::Gate;
+use crate::sys::limits::Limit;
+use crate::sys::memory::SharedPage;
+use crate::sys::socket;
+use crate::wire::{CallHead, HEADER, Header, Kind, Setup, Status, take_sized, take_word};
+
+/// Runs tasks until the parent closes the socket.
 pub(crate) fn run(socket: OwnedFd, page: SharedPage) -> ! {
-    let _page = page;
-    let mut buffer = [0; 4096];
-    loop {
-        let received = match socket::receive_blocking(socket.as_fd(), &mut buffer) {
-            Ok(received) if received > 0 => received,
-            _ => process::exit_now(0),
-        };
-        if socket::send_all(socket.as_fd(), &buffer[..received]).is_err() {
-            process::exit_now(0);
+    let mut worker =
+        Worker { socket, page, contexts: BTreeMap::new(), out: Vec::new(), message_limit: u64::MAX };
+    let code = match worker.serve() {
+        Ok(()) => 0,
+        Err(Broken) => BROKEN,
+    };
+    std::process::exit(code)
+}
+
+/// The index of the gate in the shared page.
+pub(crate) const GATE: usize = 0;
+
+/// The exit code of a worker whose parent sent what it should not.
+const BROKEN: i32 = 239;
+
+/// How much is read at once, in bytes: a batch of small tasks, or a good piece of a large one.
+const READ: usize = 64 * 1024;
+
+/// The connection is of no use any more.
+struct Broken;
+
+struct Worker {
+    socket: OwnedFd,
+    page: SharedPage,
+    contexts: BTreeMap<u64, Context>,
+    /// The frame that is being written, header first.
+    out: Vec<u8>,
+    message_limit: u64,
+}
+
+/// A context, decoded when the first task asks for it: a task that cannot decode it is that task's failure.
+enum Context {
+    Encoded { descriptor: u64, bytes: Vec<u8> },
+    Decoded(Result<Box<dyn Any>, Box<str>>),
+}
+
+impl Worker {
+    fn serve(&mut self) -> Result<(), Broken> {
+        let mut input = Vec::new();
+        let mut filled = 0;
+        loop {
+            let mut used = 0;
+            let missing = loop {
+                let rest = &input[used..filled];
+                match Header::decode(rest).map_err(|_| Broken)? {
+                    None => break HEADER,
+                    Some(header) => {
+                        let length = usize::try_from(header.length).map_err(|_| Broken)?;
+                        let whole = HEADER.checked_add(length).ok_or(Broken)?;
+                        if rest.len() < whole {
+                            break whole;
+                        }
+                        self.handle(header, &rest[HEADER..whole])?;
+                        used += whole;
+                    }
+                }
+            };
+            input.copy_within(used..filled, 0);
+            filled -= used;
+            let room = missing.max(filled + READ);
+            if input.len() < room || input.len() > 4 * room {
+                input.resize(room, 0);
+                input.shrink_to(room);
+            }
+            match socket::receive_blocking(self.socket.as_fd(), &mut input[filled..]) {
+                Ok(0) | Err(_) => return Ok(()), // the parent has closed its side, or is gone
+                Ok(read) => filled += read,
+            }
         }
+    }
+
+    fn handle(&mut self, header: Header, body: &[u8]) -> Result<(), Broken> {
+        match header.kind {
+            Kind::Setup => self.set_up(&codec::decode(body).map_err(|_| Broken)?),
+            Kind::Context => {
+                let (descriptor, bytes) = take_word(body).ok_or(Broken)?;
+                self.contexts.insert(header.number, Context::Encoded { descriptor, bytes: bytes.to_vec() });
+                Ok(())
+            }
+            Kind::Forget => {
+                if let Some(context) = self.contexts.remove(&header.number) {
+                    executor_core::panic_report::swallow(|| drop(context));
+                }
+                Ok(())
+            }
+            Kind::Call => self.run_tasks(header, body),
+            Kind::Lift => {
+                Gate::new(self.page.word(GATE)).lift();
+                Ok(())
+            }
+            Kind::Ready | Kind::Reply => Err(Broken),
+        }
+    }
+
+    fn set_up(&mut self, setup: &Setup) -> Result<(), Broken> {
+        self.message_limit = setup.message_limit;
+        let limits = [
+            (Limit::AddressSpace, setup.memory_limit),
+            (Limit::CpuTime, setup.cpu_time_limit),
+            (Limit::OpenFiles, setup.open_files_limit),
+        ];
+        let mut problem = None;
+        for (limit, value) in limits {
+            // SIGXCPU comes at the soft limit; a second later the hard one kills.
+            let slack = u64::from(limit == Limit::CpuTime);
+            if let Some(value) = value
+                && let Err(error) = limit.set(value, value.saturating_add(slack))
+            {
+                problem = Some(format!("could not limit {limit:?} to {value}: {error}"));
+            }
+        }
+        self.begin_frame();
+        let mut status = Status::Returned;
+        if let Some(problem) = problem {
+            self.out.extend_from_slice(problem.as_bytes());
+            status = Status::Failed;
+        } else if let Some((descriptor, function)) = setup.initializer {
+            let (descriptor, function) = call::find(Name { descriptor, function }).map_err(|_| Broken)?;
+            // SAFETY: I2 of `call`: the parent named them together.
+            status = unsafe { descriptor.call(function, None, &[], &mut self.out) };
+        }
+        self.send_frame(Header { status, ..Header::new(Kind::Ready, 0, 0) })
+    }
+
+    fn run_tasks(&mut self, header: Header, body: &[u8]) -> Result<(), Broken> {
+        let (head, mut rest) = CallHead::decode(body).ok_or(Broken)?;
+        for number in (header.number..).take(header.count as usize) {
+            let (argument, behind) = take_sized(rest).ok_or(Broken)?;
+            rest = behind;
+            if !Gate::new(self.page.word(GATE)).begin(number) {
+                continue; // revoked: somebody else runs it
+            }
+            let start = Instant::now();
+            self.begin_frame();
+            let status = self.run_task(head, argument);
+            let time = u64::try_from(start.elapsed().as_nanos()).unwrap_or(u64::MAX);
+            // What the task printed is seen even if the next one kills this process.
+            let _ = std::io::stdout().flush();
+            self.send_frame(Header { status, time, ..Header::new(Kind::Reply, number, 0) })?;
+        }
+        Ok(())
+    }
+
+    fn run_task(&mut self, head: CallHead, argument: &[u8]) -> Status {
+        let name = Name { descriptor: head.descriptor, function: head.function };
+        let found = call::find(name).and_then(|found| Ok((found, self.context(head.context)?)));
+        match found {
+            Ok(((descriptor, function), _)) => {
+                let context = match self.contexts.get(&head.context) {
+                    Some(Context::Decoded(Ok(context))) => Some(&**context),
+                    _ => None,
+                };
+                // SAFETY: I2 of `call`: the parent named them together.
+                let status = unsafe { descriptor.call(function, context, argument, &mut self.out) };
+                let size = (self.out.len() - HEADER) as u64;
+                if size > self.message_limit {
+                    self.out.truncate(HEADER);
+                    self.out.extend_from_slice(&size.to_ne_bytes());
+                    return Status::TooLarge;
+                }
+                status
+            }
+            Err(problem) => {
+                self.out.extend_from_slice(problem.as_bytes());
+                Status::DecodeFailed
+            }
+        }
+    }
+
+    /// Sees to it that a context is decoded.
+    fn context(&mut self, id: u64) -> Result<(), Box<str>> {
+        if id == 0 {
+            return Ok(());
+        }
+        let context = self.contexts.get_mut(&id).ok_or("the context was never sent")?;
+        if let Context::Encoded { descriptor, bytes } = context {
+            let decoded = call::find_descriptor(*descriptor).and_then(|found| found.decode_context(bytes));
+            *context = Context::Decoded(decoded);
+        }
+        match context {
+            Context::Decoded(Err(problem)) => Err(format!("the context: {problem}").into()),
+            _ => Ok(()),
+        }
+    }
+
+    fn begin_frame(&mut self) {
+        self.out.clear();
+        self.out.shrink_to(4 * READ); // a large result does not stay
+        self.out.resize(HEADER, 0);
+    }
+
+    fn send_frame(&mut self, header: Header) -> Result<(), Broken> {
+        let header = Header { length: (self.out.len() - HEADER) as u64, ..header };
+        self.out[..HEADER].copy_from_slice(&header.encode());
+        socket::send_all(self.socket.as_fd(), &self.out).map_err(|_| Broken)
     }
 }

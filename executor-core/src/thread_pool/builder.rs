@@ -216,7 +216,7 @@ impl ThreadPoolBuilder {
     pub fn build(self) -> Result<ThreadPoolExecutor, BuildError> {
         // ORDERING: relaxed, only uniqueness matters.
         static NEXT: AtomicUsize = AtomicUsize::new(0);
-        let max_workers = self.max_workers.unwrap_or_else(|| (num_cpus::get() + 4).min(32));
+        let max_workers = self.max_workers.unwrap_or_else(|| (crate::usable_processors() + 4).min(32));
         if max_workers == 0 || max_workers > MAX_WORKERS {
             let problem = if max_workers == 0 {
                 "must be at least 1, got 0".to_owned()

@@ -17,8 +17,6 @@ pub(crate) enum Interest {
     Read,
     Write,
     ReadWrite,
-    /// Only that the other end is gone.
-    Hangup,
 }
 
 /// What a descriptor can do without blocking.
@@ -144,7 +142,6 @@ fn epoll_flags(interest: Interest) -> EpollFlags {
         Interest::Read => EpollFlags::EPOLLIN | EpollFlags::EPOLLRDHUP,
         Interest::Write => EpollFlags::EPOLLOUT,
         Interest::ReadWrite => EpollFlags::EPOLLIN | EpollFlags::EPOLLRDHUP | EpollFlags::EPOLLOUT,
-        Interest::Hangup => EpollFlags::empty(),
     }
 }
 
@@ -162,7 +159,6 @@ fn poll_flags(interest: Interest) -> PollFlags {
         Interest::Read => PollFlags::POLLIN,
         Interest::Write => PollFlags::POLLOUT,
         Interest::ReadWrite => PollFlags::POLLIN | PollFlags::POLLOUT,
-        Interest::Hangup => PollFlags::empty(),
     }
 }
 
@@ -200,12 +196,12 @@ mod tests {
         let (ours, theirs) = socket::stream_pair().unwrap();
         let epoll = Epoll::new().unwrap();
         let mut buffer = EventBuffer::with_capacity(1);
-        epoll.add(ours.as_fd(), Interest::Hangup, 1).unwrap();
+        epoll.add(ours.as_fd(), Interest::Read, 1).unwrap();
         assert_eq!(epoll.wait(&mut buffer, Some(Duration::ZERO)).unwrap().count(), 0);
         drop(theirs);
         assert!(epoll.wait(&mut buffer, None).unwrap().all(|event| event.ready.closed));
         epoll.remove(ours.as_fd()).unwrap();
-        assert!(poll([(ours.as_fd(), Interest::Hangup)], None).unwrap()[0].closed);
+        assert!(poll([(ours.as_fd(), Interest::Read)], None).unwrap()[0].closed);
     }
 
     #[test]

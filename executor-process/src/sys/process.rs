@@ -86,6 +86,9 @@ pub(crate) unsafe fn fork() -> io::Result<Option<u32>> {
     Ok((pid != 0).then_some(pid.unsigned_abs()))
 }
 
+/// The signal of a process that is over its limit of processor time.
+pub(crate) const CPU_LIMIT_SIGNAL: i32 = libc::SIGXCPU;
+
 /// Ends the process at once: no destructor, no exit handler, no flushing.
 pub(crate) fn exit_now(code: i32) -> ! {
     // SAFETY: I1.

@@ -51,12 +51,6 @@ pub(crate) fn send(socket: BorrowedFd<'_>, bytes: &[u8]) -> io::Result<usize> {
     retry(|| nix_send(socket.as_raw_fd(), bytes, Blocking::Never.flags()))
 }
 
-/// As [`send`], from several places in one call.
-#[inline]
-pub(crate) fn send_vectored(socket: BorrowedFd<'_>, parts: &[IoSlice<'_>]) -> io::Result<usize> {
-    retry(|| sendmsg::<()>(socket.as_raw_fd(), parts, &[], Blocking::Never.flags(), None))
-}
-
 /// Receives what is there; 0 at the end of the stream, `WouldBlock` if there is nothing yet.
 #[inline]
 pub(crate) fn receive(socket: BorrowedFd<'_>, buffer: &mut [u8]) -> io::Result<usize> {
@@ -82,6 +76,12 @@ pub(crate) fn send_all(socket: BorrowedFd<'_>, mut bytes: &[u8]) -> io::Result<(
 pub(crate) fn shut_down(socket: BorrowedFd<'_>) {
     // The only failure is that it has ended already.
     let _ = retry(|| nix::sys::socket::shutdown(socket.as_raw_fd(), Shutdown::Both));
+}
+
+/// Ends our direction of the connection: the other end reads what was sent, and then its end.
+pub(crate) fn close_writing(socket: BorrowedFd<'_>) {
+    // The only failure is that it has ended already.
+    let _ = retry(|| nix::sys::socket::shutdown(socket.as_raw_fd(), Shutdown::Write));
 }
 
 /// Sends one packet with copies of some descriptors, or nothing.
@@ -240,9 +240,7 @@ mod tests {
     fn a_full_stream_would_block_and_a_closed_one_breaks() {
         let (ours, theirs) = stream_pair().unwrap();
         let error = loop {
-            if let Err(error) =
-                send_vectored(ours.as_fd(), &[IoSlice::new(&[0; 4096]), IoSlice::new(&[1; 10])])
-            {
+            if let Err(error) = send(ours.as_fd(), &[0; 4096]) {
                 break error;
             }
         };

@@ -1,0 +1,354 @@
+//! `ProcessPoolBuilder`: every option of a process pool, checked once.
+
+use std::ffi::OsString;
+use std::time::Duration;
+
+use executor_core::fork::PoolId;
+use executor_core::{BuildError, InitOutcome, TaskError, owner};
+
+use crate::call;
+use crate::codec;
+use crate::dispatcher::Dispatcher;
+use crate::pool::ProcessPoolExecutor;
+use crate::shared::{Settings, Shared};
+use crate::sync::{Arc, AtomicUsize, Ordering};
+use crate::sys::limits;
+use crate::sys::poll::Doorbell;
+use crate::wire::Setup;
+use crate::zygote::{StartMethod, WorkerStdio, Zygote, ZygoteConfig};
+
+/// Builds a [`ProcessPoolExecutor`].
+///
+/// ```
+/// use executor_process::ProcessPoolExecutor;
+///
+/// let pool = ProcessPoolExecutor::builder()
+///     .max_workers(2)
+///     .name_prefix("parse")
+///     .max_tasks_per_worker(1_000)
+///     .env("LANG", "C")
+///     .build()?;
+/// assert_eq!(pool.max_workers(), 2);
+/// # Ok::<(), executor_core::BuildError>(())
+/// ```
+#[derive(Debug)]
+#[must_use = "a builder does nothing until `build` is called"]
+pub struct ProcessPoolBuilder {
+    max_workers: Option<usize>,
+    name_prefix: Option<String>,
+    queue_capacity: Option<usize>,
+    keep_alive: Option<Duration>,
+    max_tasks_per_worker: Option<u64>,
+    message_limit: u64,
+    initializer: Option<Result<(u64, u64), TaskError>>,
+    memory_limit: Option<u64>,
+    cpu_time_limit: Option<Duration>,
+    open_files_limit: Option<u64>,
+    zygote: ZygoteConfig,
+}
+
+/// The largest argument or result, in bytes, unless `message_limit` says otherwise: 1 GiB.
+const MESSAGE_LIMIT: u64 = 1 << 30;
+
+/// The most workers: twice as many processes as Linux allows by default.
+const MOST_WORKERS: usize = 65_536;
+
+impl ProcessPoolBuilder {
+    pub(crate) fn new() -> Self {
+        Self {
+            max_workers: None,
+            name_prefix: None,
+            queue_capacity: None,
+            keep_alive: None,
+            max_tasks_per_worker: None,
+            message_limit: MESSAGE_LIMIT,
+            initializer: None,
+            memory_limit: None,
+            cpu_time_limit: None,
+            open_files_limit: None,
+            zygote: ZygoteConfig::default(),
+        }
+    }
+
+    /// The number of worker processes, at least 1. Default: the processors this process may use.
+    ///
+    /// ```
+    /// # use executor_process::ProcessPoolExecutor;
+    /// assert!(ProcessPoolExecutor::builder().max_workers(0).build().is_err());
+    /// ```
+    pub const fn max_workers(mut self, workers: usize) -> Self {
+        self.max_workers = Some(workers);
+        self
+    }
+
+    /// What the workers' names begin with; `-<index>` follows. Default: `ProcessPoolExecutor-<pool>`.
+    ///
+    /// ```
+    /// # use executor_process::ProcessPoolExecutor;
+    /// let pool = ProcessPoolExecutor::builder().max_workers(1).name_prefix("resize").build()?;
+    /// pool.submit(|()| (), ()).wait();
+    /// assert_eq!(pool.workers()[0].name, "resize-0");
+    /// # Ok::<(), executor_core::BuildError>(())
+    /// ```
+    pub fn name_prefix(mut self, prefix: impl Into<String>) -> Self {
+        self.name_prefix = Some(prefix.into());
+        self
+    }
+
+    /// Bounds the queue to this many tasks, at least 1: `submit` then waits while it is full. Default: no bound.
+    ///
+    /// ```
+    /// # use executor_process::ProcessPoolExecutor;
+    /// let pool = ProcessPoolExecutor::builder().max_workers(1).queue_capacity(10).build()?;
+    /// # drop(pool);
+    /// # Ok::<(), executor_core::BuildError>(())
+    /// ```
+    pub const fn queue_capacity(mut self, tasks: usize) -> Self {
+        self.queue_capacity = Some(tasks);
+        self
+    }
+
+    /// Ends a worker that had nothing to do for this long; a later task starts a new one. Default: workers stay.
+    ///
+    /// ```
+    /// # use executor_process::ProcessPoolExecutor;
+    /// # use std::time::Duration;
+    /// let pool = ProcessPoolExecutor::builder().keep_alive(Duration::from_secs(60)).build()?;
+    /// # drop(pool);
+    /// # Ok::<(), executor_core::BuildError>(())
+    /// ```
+    pub const fn keep_alive(mut self, idle: Duration) -> Self {
+        self.keep_alive = Some(idle);
+        self
+    }
+
+    /// Replaces a worker after this many tasks, at least 1: memory that tasks leak goes with it. Default: never.
+    ///
+    /// ```
+    /// # use executor_process::ProcessPoolExecutor;
+    /// let pool = ProcessPoolExecutor::builder().max_workers(1).max_tasks_per_worker(1).build()?;
+    /// let pids: Vec<u32> = pool.map(|()| std::process::id(), [(), ()]).map(Result::unwrap).collect();
+    /// assert_ne!(pids[0], pids[1]);
+    /// # Ok::<(), executor_core::BuildError>(())
+    /// ```
+    pub const fn max_tasks_per_worker(mut self, tasks: u64) -> Self {
+        self.max_tasks_per_worker = Some(tasks);
+        self
+    }
+
+    /// The largest argument or result, in bytes. A larger one fails its task with [`TaskError::TooLarge`]. Default:
+    /// 1 GiB.
+    ///
+    /// ```
+    /// # use executor_process::ProcessPoolExecutor;
+    /// # use executor_core::TaskError;
+    /// let pool = ProcessPoolExecutor::builder().max_workers(1).message_limit(1024).build()?;
+    /// let outcome = pool.submit(|text: String| text.len(), "x".repeat(2048)).result();
+    /// assert!(matches!(outcome, Err(TaskError::TooLarge { .. })));
+    /// # Ok::<(), executor_core::BuildError>(())
+    /// ```
+    pub const fn message_limit(mut self, bytes: u64) -> Self {
+        self.message_limit = bytes;
+        self
+    }
+
+    /// Runs in every worker before its first task. If it panics, or returns an error, the pool is broken: whatever
+    /// waits, and whatever is submitted later, ends in [`TaskError::Broken`].
+    ///
+    /// ```
+    /// # use executor_process::ProcessPoolExecutor;
+    /// use std::sync::OnceLock;
+    /// static MODEL: OnceLock<String> = OnceLock::new();
+    ///
+    /// let pool = ProcessPoolExecutor::builder()
+    ///     .max_workers(1)
+    ///     .initializer(|| drop(MODEL.set("loaded once in each worker".to_owned())))
+    ///     .build()?;
+    /// let length = pool.submit(|()| MODEL.get().map_or(0, String::len), ());
+    /// assert_eq!(length.result()?, 26);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn initializer<O: InitOutcome>(mut self, f: fn() -> O) -> Self {
+        let name = call::name_of_initializer(f);
+        self.initializer = Some(name.map(|name| (name.descriptor, name.function)));
+        self
+    }
+
+    /// Where the fork server comes from. Default: a fresh execution of this program.
+    ///
+    /// ```
+    /// # use executor_process::{ProcessPoolExecutor, StartMethod};
+    /// let pool = ProcessPoolExecutor::builder().start_method(StartMethod::ForkServer).build()?;
+    /// # drop(pool);
+    /// # Ok::<(), executor_core::BuildError>(())
+    /// ```
+    pub const fn start_method(mut self, method: StartMethod) -> Self {
+        self.zygote.method = method;
+        self
+    }
+
+    /// Limits what each worker may map, in bytes: beyond it allocations fail, which ends the worker. Default: no limit.
+    ///
+    /// ```
+    /// # use executor_process::ProcessPoolExecutor;
+    /// let pool = ProcessPoolExecutor::builder().memory_limit(1 << 30).build()?;
+    /// # drop(pool);
+    /// # Ok::<(), executor_core::BuildError>(())
+    /// ```
+    pub const fn memory_limit(mut self, bytes: u64) -> Self {
+        self.memory_limit = Some(bytes);
+        self
+    }
+
+    /// Limits the processor time of each worker in its life, rounded up to whole seconds: the task at which it runs out
+    /// ends in [`TaskError::LimitExceeded`], and the worker is replaced. Default: no limit.
+    ///
+    /// ```
+    /// # use executor_process::ProcessPoolExecutor;
+    /// # use std::time::Duration;
+    /// let pool = ProcessPoolExecutor::builder().cpu_time_limit(Duration::from_secs(600)).build()?;
+    /// # drop(pool);
+    /// # Ok::<(), executor_core::BuildError>(())
+    /// ```
+    pub const fn cpu_time_limit(mut self, limit: Duration) -> Self {
+        self.cpu_time_limit = Some(limit);
+        self
+    }
+
+    /// Limits how many files each worker may have open. Default: what this process started with.
+    ///
+    /// ```
+    /// # use executor_process::ProcessPoolExecutor;
+    /// let pool = ProcessPoolExecutor::builder().open_files_limit(64).build()?;
+    /// # drop(pool);
+    /// # Ok::<(), executor_core::BuildError>(())
+    /// ```
+    pub const fn open_files_limit(mut self, files: u64) -> Self {
+        self.open_files_limit = Some(files);
+        self
+    }
+
+    /// Sets a variable in the workers' environment, beside those of this process.
+    ///
+    /// ```
+    /// # use executor_process::ProcessPoolExecutor;
+    /// let pool = ProcessPoolExecutor::builder().max_workers(1).env("MODE", "worker").build()?;
+    /// assert_eq!(pool.submit(|()| std::env::var("MODE").ok(), ()).result()?.as_deref(), Some("worker"));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn env(mut self, name: impl Into<OsString>, value: impl Into<OsString>) -> Self {
+        self.zygote.env.push((name.into(), value.into()));
+        self
+    }
+
+    /// Where the workers' standard output goes. Default: where that of this process goes.
+    ///
+    /// ```
+    /// # use executor_process::{ProcessPoolExecutor, WorkerStdio};
+    /// let pool = ProcessPoolExecutor::builder().max_workers(1).stdout(WorkerStdio::Null).build()?;
+    /// pool.submit(|()| println!("unseen"), ()).wait();
+    /// # Ok::<(), executor_core::BuildError>(())
+    /// ```
+    pub const fn stdout(mut self, stdout: WorkerStdio) -> Self {
+        self.zygote.stdout = stdout;
+        self
+    }
+
+    /// Where the workers' standard error goes. Default: where that of this process goes.
+    ///
+    /// ```
+    /// # use executor_process::{ProcessPoolExecutor, WorkerStdio};
+    /// let pool = ProcessPoolExecutor::builder().max_workers(1).stderr(WorkerStdio::Null).build()?;
+    /// assert!(pool.submit(|()| -> u8 { panic!("not printed") }, ()).result().unwrap_err().is_panic());
+    /// # Ok::<(), executor_core::BuildError>(())
+    /// ```
+    pub const fn stderr(mut self, stderr: WorkerStdio) -> Self {
+        self.zygote.stderr = stderr;
+        self
+    }
+
+    /// Builds the pool and starts its fork server; workers start when they are needed.
+    ///
+    /// # Errors
+    ///
+    /// [`BuildError::InvalidOption`] names the option and its value; the others say what the system refused.
+    ///
+    /// ```
+    /// # use executor_process::ProcessPoolExecutor;
+    /// let error = ProcessPoolExecutor::builder().max_tasks_per_worker(0).build().unwrap_err();
+    /// assert_eq!(error.to_string(), "max_tasks_per_worker must be at least 1, got 0");
+    /// ```
+    pub fn build(self) -> Result<ProcessPoolExecutor, BuildError> {
+        static NEXT: AtomicUsize = AtomicUsize::new(0);
+        let max_workers = self.max_workers.unwrap_or_else(executor_core::usable_processors);
+        at_least_one("max_workers", max_workers as u64)?;
+        if max_workers > MOST_WORKERS {
+            let problem = format!("must be at most {MOST_WORKERS}, got {max_workers}");
+            return Err(BuildError::invalid("max_workers", problem));
+        }
+        at_least_one("queue_capacity", self.queue_capacity.map_or(1, |tasks| tasks as u64))?;
+        at_least_one("max_tasks_per_worker", self.max_tasks_per_worker.unwrap_or(1))?;
+        let initializer = self
+            .initializer
+            .transpose()
+            .map_err(|error| BuildError::invalid("initializer", format!("cannot be sent: {error}")))?;
+        let id = PoolId::next();
+        let prefix = self.name_prefix.unwrap_or_else(|| {
+            // ORDERING: relaxed, only uniqueness matters.
+            format!("ProcessPoolExecutor-{}", NEXT.fetch_add(1, Ordering::Relaxed))
+        });
+        let setup = Setup {
+            initializer,
+            message_limit: self.message_limit,
+            memory_limit: self.memory_limit,
+            cpu_time_limit: self.cpu_time_limit.map(whole_seconds),
+            open_files_limit: self.open_files_limit,
+        };
+        let mut encoded_setup = Vec::new();
+        codec::encode(&setup, &mut encoded_setup).map_err(String::from).map_err(BuildError::startup)?;
+        let settings = Settings {
+            max_workers,
+            prefix: prefix.clone(),
+            keep_alive: self.keep_alive,
+            max_tasks_per_worker: self.max_tasks_per_worker,
+            message_limit: self.message_limit,
+            zygote: self.zygote,
+            setup: encoded_setup,
+            has_cpu_time_limit: setup.cpu_time_limit.is_some(),
+        };
+        // Two descriptors a worker; where the limit cannot be raised, starting workers will say so.
+        let _ = limits::raise_open_files();
+        let zygote = Zygote::start(&settings.zygote).map_err(BuildError::startup)?;
+        let doorbell = Doorbell::new().map_err(|error| BuildError::system("make an eventfd", error))?;
+        let shared = Arc::new(Shared::new(id, settings, self.queue_capacity, doorbell));
+        let (for_dispatcher, for_owner) = (Arc::clone(&shared), Arc::downgrade(&shared));
+        let (ready, is_ready) = std::sync::mpsc::channel();
+        let dispatcher = std::thread::Builder::new()
+            .name(format!("{prefix}-dispatcher"))
+            .spawn(move || match Dispatcher::new(for_dispatcher, zygote) {
+                Ok(dispatcher) => {
+                    drop(ready.send(Ok(())));
+                    dispatcher.run();
+                }
+                Err(error) => drop(ready.send(Err(error))),
+            })
+            .map_err(|error| BuildError::system("start the dispatcher's thread", error))?;
+        match is_ready.recv() {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => return Err(BuildError::system("make an epoll", error)),
+            Err(_) => return Err(BuildError::startup("the dispatcher ended before it began")),
+        }
+        shared.keep_dispatcher(dispatcher);
+        owner::register(id, for_owner);
+        Ok(ProcessPoolExecutor::new_handle(shared))
+    }
+}
+
+fn at_least_one(option: &'static str, value: u64) -> Result<(), BuildError> {
+    if value == 0 { Err(BuildError::invalid(option, "must be at least 1, got 0")) } else { Ok(()) }
+}
+
+/// Rounded up: no limit is shorter than asked for.
+fn whole_seconds(limit: Duration) -> u64 {
+    limit.as_secs() + u64::from(limit.subsec_nanos() > 0)
+}

@@ -1,0 +1,558 @@
+//! A job: calls of one function that were submitted together, encoded, with the future they complete.
+//!
+//! A `submit` is a job of one item, a chunk of a `map` one of many. The dispatcher hands a job out in [`Part`]s, ranges of
+//! its items, which may be split, taken back and handed out again; each item is answered exactly once.
+
+use std::cell::{Cell, RefCell};
+use std::ops::Range;
+use std::rc::Rc;
+use std::time::{Duration, Instant};
+
+use executor_core::counters::Ending;
+use executor_core::fork::PoolId;
+use executor_core::{
+    CallOptions, Callable, Callee, Chunk, PanicReport, Payload, Promise, TaskError, TaskFuture,
+};
+
+use crate::call::{self, Name};
+use crate::codec;
+use crate::sync::Arc;
+use crate::wire::{CallHead, Panic, Status};
+
+/// A job on its way from the submitting thread to the dispatcher.
+pub(crate) struct Submission {
+    pub(crate) head: CallHead,
+    pub(crate) context: Option<EncodedContext>,
+    /// Every argument behind its length, as they travel.
+    arguments: Vec<u8>,
+    /// Where in `arguments` each item ends.
+    ends: Vec<usize>,
+    pub(crate) timeout: Option<Duration>,
+    pub(crate) deadline: Option<Instant>,
+    pub(crate) retries: u32,
+    pub(crate) priority: i32,
+    pub(crate) label: Option<Arc<str>>,
+    completion: RefCell<Box<dyn Completion>>,
+}
+
+/// A context as it travels; cheap to clone.
+#[derive(Clone, Debug)]
+pub(crate) struct EncodedContext {
+    pub(crate) descriptor: u64,
+    pub(crate) bytes: Arc<[u8]>,
+}
+
+/// The future's side of a job.
+trait Completion: Send {
+    /// The promise, until the future is over.
+    fn promise(&self) -> Option<&dyn Pledge>;
+    /// Decodes the answer to an item, or takes its error.
+    fn answer(&mut self, item: usize, answer: Result<&[u8], TaskError>);
+    /// Every item is answered.
+    fn complete(&mut self, run_time: Duration);
+    /// Ends the future whatever is missing.
+    fn fail(&mut self, error: TaskError);
+    /// Ends a future that has not started as cancelled.
+    fn cancel(&mut self);
+}
+
+/// What a promise can do whatever its type.
+trait Pledge {
+    fn id(&self) -> usize;
+    fn reserve(&self) -> bool;
+    fn unreserve(&self);
+    fn set_running(&self) -> bool;
+    fn is_cancelled(&self) -> bool;
+}
+
+impl<T> Pledge for Promise<T> {
+    fn id(&self) -> usize {
+        Self::id(self)
+    }
+
+    fn reserve(&self) -> bool {
+        Self::reserve(self)
+    }
+
+    fn unreserve(&self) {
+        Self::unreserve(self);
+    }
+
+    fn set_running(&self) -> bool {
+        Self::set_running(self)
+    }
+
+    fn is_cancelled(&self) -> bool {
+        Self::is_cancelled(self)
+    }
+}
+
+/// What a submit came to before it reached the pool.
+pub(crate) struct Prepared<T> {
+    pub(crate) future: TaskFuture<T>,
+    /// Nothing if the future holds an error already.
+    pub(crate) submission: Option<Submission>,
+}
+
+/// Encodes one call (S8: here, in the submitting thread).
+pub(crate) fn one<C, A, R>(
+    pool: PoolId,
+    call: &Callable<C, A, R>,
+    argument: A,
+    options: &CallOptions,
+    limit: u64,
+) -> Prepared<R>
+where
+    C: Payload + Sync,
+    A: Payload,
+    R: Payload,
+{
+    let (promise, future) = Promise::of_pool(pool, options.label.clone());
+    let mut arguments = Arguments::default();
+    let encoded = arguments.push(argument, limit);
+    let completion = Box::new(One { promise: Some(promise), outcome: None });
+    let submission = submission(call, arguments, options, limit, completion, encoded.err());
+    Prepared { future, submission }
+}
+
+/// Encodes a chunk of calls. An argument that cannot be encoded is that item's failure alone.
+pub(crate) fn many<C, A, R>(
+    pool: PoolId,
+    call: &Callable<C, A, R>,
+    items: Vec<A>,
+    options: &CallOptions,
+    limit: u64,
+) -> Prepared<Chunk<R>>
+where
+    C: Payload + Sync,
+    A: Payload,
+    R: Payload,
+{
+    let (promise, future) = Promise::of_pool(pool, options.label.clone());
+    let mut arguments = Arguments::default();
+    let mut results = Vec::with_capacity(items.len());
+    let mut places = Vec::with_capacity(items.len());
+    for item in items {
+        match arguments.push(item, limit) {
+            Ok(()) => {
+                places.push(results.len());
+                results.push(None);
+            }
+            Err(error) => results.push(Some(Err(error))),
+        }
+    }
+    let mut completion = Box::new(Many { promise: Some(promise), results, places });
+    if arguments.ends.is_empty() {
+        completion.complete(Duration::ZERO); // nothing left to run
+        return Prepared { future, submission: None };
+    }
+    let submission = submission(call, arguments, options, limit, completion, None);
+    Prepared { future, submission }
+}
+
+fn submission<C, A, R>(
+    call: &Callable<C, A, R>,
+    arguments: Arguments,
+    options: &CallOptions,
+    limit: u64,
+    mut completion: Box<dyn Completion>,
+    problem: Option<TaskError>,
+) -> Option<Submission>
+where
+    C: Payload + Sync,
+    A: Payload,
+    R: Payload,
+{
+    let named = problem
+        .map_or_else(|| call::name_of(call).and_then(|name| Ok((name, context_of(call, name, limit)?))), Err);
+    match named {
+        Ok((name, context)) => Some(Submission {
+            head: CallHead {
+                descriptor: name.descriptor,
+                function: name.function,
+                context: context.as_ref().map_or(0, |(id, _)| *id),
+            },
+            context: context.map(|(_, context)| context),
+            arguments: arguments.bytes,
+            ends: arguments.ends,
+            timeout: options.timeout,
+            deadline: options.deadline,
+            retries: options.retries,
+            priority: options.priority,
+            label: options.label.clone(),
+            completion: RefCell::new(completion),
+        }),
+        Err(error) => {
+            completion.fail(error);
+            None
+        }
+    }
+}
+
+/// The encoded context of a call, made once for all its calls.
+fn context_of<C, A, R>(
+    call: &Callable<C, A, R>,
+    name: Name,
+    limit: u64,
+) -> Result<Option<(u64, EncodedContext)>, TaskError>
+where
+    C: Payload + Sync,
+    A: Payload,
+    R: Payload,
+{
+    let Callee::WithContext(context, _) = call.callee() else { return Ok(None) };
+    let encoded = context.encoded.get_or_init(|| {
+        let mut bytes = Vec::new();
+        codec::encode(&context.value, &mut bytes).map_err(TaskError::Encode)?;
+        check_size(bytes.len(), limit)?;
+        Ok(bytes.into())
+    });
+    let bytes = encoded.clone()?;
+    Ok(Some((context.id, EncodedContext { descriptor: name.descriptor, bytes })))
+}
+
+fn check_size(size: usize, limit: u64) -> Result<(), TaskError> {
+    let size = size as u64;
+    if size > limit { Err(TaskError::too_large(size, limit)) } else { Ok(()) }
+}
+
+#[derive(Default)]
+struct Arguments {
+    bytes: Vec<u8>,
+    ends: Vec<usize>,
+}
+
+impl Arguments {
+    fn push<A: Payload>(&mut self, argument: A, limit: u64) -> Result<(), TaskError> {
+        let start = self.bytes.len();
+        self.bytes.extend_from_slice(&[0; size_of::<u64>()]);
+        let encoded = codec::encode(&argument, &mut self.bytes).map_err(TaskError::Encode);
+        executor_core::panic_report::swallow(|| drop(argument));
+        let size = self.bytes.len() - start - size_of::<u64>();
+        if let Err(error) = encoded.and_then(|()| check_size(size, limit)) {
+            self.bytes.truncate(start);
+            return Err(error);
+        }
+        self.bytes[start..][..size_of::<u64>()].copy_from_slice(&(size as u64).to_ne_bytes());
+        self.ends.push(self.bytes.len());
+        Ok(())
+    }
+}
+
+/// A job inside the dispatcher.
+pub(crate) struct Job {
+    pub(crate) submission: Submission,
+    /// Where it stands in the queue among those of its priority; kept when parts of it come back.
+    pub(crate) order: u64,
+    answered: Cell<usize>,
+    run_time: Cell<Duration>,
+    attempts: Cell<u32>,
+    stage: Cell<Stage>,
+    is_in_queue: Cell<bool>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Stage {
+    Queued,
+    Reserved,
+    Running,
+    Over,
+}
+
+impl Job {
+    pub(crate) fn new(submission: Submission, order: u64) -> Rc<Self> {
+        Rc::new(Self {
+            submission,
+            order,
+            answered: Cell::new(0),
+            run_time: Cell::new(Duration::ZERO),
+            attempts: Cell::new(0),
+            stage: Cell::new(Stage::Queued),
+            is_in_queue: Cell::new(true),
+        })
+    }
+
+    pub(crate) fn id(&self) -> usize {
+        self.with_promise(|promise| promise.id()).unwrap_or(0)
+    }
+
+    fn with_promise<R>(&self, act: impl FnOnce(&dyn Pledge) -> R) -> Option<R> {
+        self.submission.completion.borrow().promise().map(act)
+    }
+
+    pub(crate) fn items(&self) -> usize {
+        self.submission.ends.len()
+    }
+
+    /// The encoded arguments of a range of items, each behind its length.
+    pub(crate) fn arguments(&self, items: &Range<usize>) -> &[u8] {
+        let start = items.start.checked_sub(1).map_or(0, |before| self.submission.ends[before]);
+        let end = items.end.checked_sub(1).map_or(0, |last| self.submission.ends[last]);
+        &self.submission.arguments[start..end]
+    }
+
+    pub(crate) fn label(&self) -> Option<&str> {
+        self.submission.label.as_deref()
+    }
+
+    /// Whether its future was cancelled, or ended by a deadline.
+    pub(crate) fn is_over(&self) -> bool {
+        self.stage.get() == Stage::Over || self.with_promise(|promise| promise.is_cancelled()).unwrap_or(true)
+    }
+
+    /// It is about to be handed to a worker: from here it cannot be cancelled. False if it was.
+    pub(crate) fn reserve(&self) -> bool {
+        match self.stage.get() {
+            Stage::Queued => {
+                let reserved = self.with_promise(|promise| promise.reserve()).unwrap_or(false);
+                if reserved {
+                    self.stage.set(Stage::Reserved);
+                }
+                reserved
+            }
+            Stage::Reserved | Stage::Running => true,
+            Stage::Over => false,
+        }
+    }
+
+    /// What was handed out has not begun, and was taken back.
+    pub(crate) fn unreserve(&self) {
+        if self.stage.get() == Stage::Reserved {
+            self.with_promise(|promise| promise.unreserve());
+            self.stage.set(Stage::Queued);
+        }
+    }
+
+    /// A worker is at one of its items. Says whether it is the first time.
+    pub(crate) fn start(&self) -> bool {
+        let first = self.stage.get() == Stage::Reserved;
+        if first {
+            // Reserved, so it cannot have been cancelled.
+            self.with_promise(|promise| promise.set_running());
+            self.stage.set(Stage::Running);
+        }
+        first
+    }
+
+    /// Counts a failed attempt; says whether there may be another.
+    pub(crate) fn may_retry(&self) -> bool {
+        let attempts = self.attempts.get();
+        self.attempts.set(attempts + 1);
+        attempts < self.submission.retries
+    }
+
+    /// An item is answered; says how the whole came out if it was the last one.
+    #[must_use]
+    pub(crate) fn answer(
+        &self,
+        item: usize,
+        answer: Result<&[u8], TaskError>,
+        took: Duration,
+    ) -> Option<Finished<'_>> {
+        if self.stage.get() == Stage::Over {
+            return None;
+        }
+        let ending =
+            if matches!(answer, Err(TaskError::Panicked(_))) { Ending::Panicked } else { Ending::Returned };
+        self.submission.completion.borrow_mut().answer(item, answer);
+        self.answered.set(self.answered.get() + 1);
+        self.run_time.set(self.run_time.get() + took);
+        (self.answered.get() == self.items()).then_some(Finished { job: self, ending })
+    }
+
+    /// Ends the future with `error`, whatever is missing.
+    pub(crate) fn fail(&self, error: TaskError) -> Ended {
+        self.end(|completion| completion.fail(error))
+    }
+
+    /// Cancels what has not been answered.
+    pub(crate) fn cancel(&self) -> Ended {
+        self.unreserve();
+        self.end(|completion| completion.cancel())
+    }
+
+    fn end(&self, end: impl FnOnce(&mut dyn Completion)) -> Ended {
+        let before = match self.stage.replace(Stage::Over) {
+            Stage::Over => return Ended::Before,
+            _ if self.with_promise(|promise| promise.is_cancelled()).unwrap_or(true) => Ended::Before,
+            Stage::Queued | Stage::Reserved => Ended::Unstarted,
+            Stage::Running => Ended::Running,
+        };
+        end(&mut **self.submission.completion.borrow_mut());
+        before
+    }
+
+    /// Whether it held its place in a bounded queue until now.
+    pub(crate) fn leave_queue(&self) -> bool {
+        self.is_in_queue.replace(false)
+    }
+}
+
+/// Where a job was when it was ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Ended {
+    /// It was over, or cancelled by its future.
+    Before,
+    Unstarted,
+    Running,
+}
+
+/// The proof that every item is answered. Count it, then tell the future.
+#[must_use = "until it is published, everybody waits"]
+pub(crate) struct Finished<'a> {
+    job: &'a Job,
+    pub(crate) ending: Ending,
+}
+
+impl Finished<'_> {
+    pub(crate) fn publish(self) {
+        self.job.stage.set(Stage::Over);
+        self.job.submission.completion.borrow_mut().complete(self.job.run_time.get());
+    }
+}
+
+/// A range of a job's items that is queued, or with a worker.
+#[derive(Clone)]
+pub(crate) struct Part {
+    pub(crate) job: Rc<Job>,
+    pub(crate) items: Range<usize>,
+}
+
+impl Part {
+    pub(crate) fn whole(job: Rc<Job>) -> Self {
+        let items = 0..job.items();
+        Self { job, items }
+    }
+
+    /// Cuts off what is beyond `most` items.
+    pub(crate) fn split_off(&mut self, most: usize) -> Option<Self> {
+        if self.items.len() <= most {
+            return None;
+        }
+        let middle = self.items.start + most;
+        let rest = Self { job: Rc::clone(&self.job), items: middle..self.items.end };
+        self.items.end = middle;
+        Some(rest)
+    }
+}
+
+/// What a reply says, as a result or an error.
+pub(crate) fn read_answer<'a>(
+    status: Status,
+    body: &'a [u8],
+    worker: &str,
+    label: Option<&str>,
+    limit: u64,
+) -> Result<&'a [u8], TaskError> {
+    let text = || String::from_utf8_lossy(body).into_owned().into_boxed_str();
+    Err(match status {
+        Status::Returned => return Ok(body),
+        Status::Panicked => match codec::decode::<Panic>(body) {
+            Ok(panic) => {
+                let mut report = PanicReport::new(panic.message);
+                report.file = panic.file;
+                report.line = panic.line;
+                report.column = panic.column;
+                report.backtrace = panic.backtrace;
+                worker.clone_into(&mut report.worker);
+                report.label = label.map(str::to_owned);
+                TaskError::Panicked(report)
+            }
+            Err(problem) => TaskError::Decode(problem),
+        },
+        Status::EncodeFailed => TaskError::Encode(text()),
+        Status::DecodeFailed => TaskError::Decode(text()),
+        Status::Failed => TaskError::Broken(text()),
+        Status::TooLarge => {
+            let size = crate::wire::take_word(body).map_or(0, |(size, _)| size);
+            TaskError::too_large(size, limit)
+        }
+    })
+}
+
+struct One<R> {
+    promise: Option<Promise<R>>,
+    outcome: Option<Result<R, TaskError>>,
+}
+
+impl<R: Payload> Completion for One<R> {
+    fn promise(&self) -> Option<&dyn Pledge> {
+        self.promise.as_ref().map(|promise| promise as &dyn Pledge)
+    }
+
+    fn answer(&mut self, _: usize, answer: Result<&[u8], TaskError>) {
+        self.outcome = Some(answer.and_then(|bytes| codec::decode(bytes).map_err(TaskError::Decode)));
+    }
+
+    fn complete(&mut self, _: Duration) {
+        if let (Some(promise), Some(outcome)) = (self.promise.take(), self.outcome.take()) {
+            promise.complete(outcome);
+        }
+    }
+
+    fn fail(&mut self, error: TaskError) {
+        if let Some(promise) = self.promise.take() {
+            promise.complete(Err(error));
+        }
+    }
+
+    fn cancel(&mut self) {
+        self.promise.take().map(Promise::cancel);
+    }
+}
+
+struct Many<R> {
+    promise: Option<Promise<Chunk<R>>>,
+    /// One place for each item the user gave.
+    results: Vec<Option<Result<R, TaskError>>>,
+    /// Where the items that could be encoded stand among them.
+    places: Vec<usize>,
+}
+
+impl<R: Payload> Completion for Many<R> {
+    fn promise(&self) -> Option<&dyn Pledge> {
+        self.promise.as_ref().map(|promise| promise as &dyn Pledge)
+    }
+
+    fn answer(&mut self, item: usize, answer: Result<&[u8], TaskError>) {
+        let result = answer.and_then(|bytes| codec::decode(bytes).map_err(TaskError::Decode));
+        self.results[self.places[item]] = Some(result);
+    }
+
+    fn complete(&mut self, run_time: Duration) {
+        if let Some(promise) = self.promise.take() {
+            let results = std::mem::take(&mut self.results);
+            let results =
+                results.into_iter().map(|result| result.unwrap_or(Err(TaskError::Abandoned))).collect();
+            promise.complete(Ok(Chunk::new(results, run_time)));
+        }
+    }
+
+    fn fail(&mut self, error: TaskError) {
+        if self.results.iter().all(Option::is_none) {
+            if let Some(promise) = self.promise.take() {
+                promise.complete(Err(error));
+            }
+            return;
+        }
+        for result in self.results.iter_mut().filter(|result| result.is_none()) {
+            *result = Some(Err(error.clone()));
+        }
+        self.complete(Duration::ZERO);
+    }
+
+    fn cancel(&mut self) {
+        if self.results.iter().all(Option::is_none) {
+            self.promise.take().map(Promise::cancel);
+        } else {
+            self.fail(TaskError::Cancelled);
+        }
+    }
+}
+
+impl Submission {
+    /// Refuses it before it reached the dispatcher.
+    pub(crate) fn refuse(self, error: TaskError) {
+        self.completion.into_inner().fail(error);
+    }
+}

@@ -1,0 +1,331 @@
+//! What a pool's handles and its dispatcher share: the inbox, and what can be known without asking the dispatcher.
+//!
+//! # Submit against shutdown
+//!
+//! The inbox holds, under one lock, what was submitted and whether anything more is accepted. A submit that finds it
+//! open is in the inbox before a shutdown can close it, and the dispatcher ends only after it has closed the inbox and
+//! emptied it: so every accepted task is run or refused.
+
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use executor_core::admission::{Capacity, Refusal};
+use executor_core::counters::Counters;
+use executor_core::fork::PoolId;
+use executor_core::host;
+use executor_core::owner::Owner;
+use executor_core::{PanicReport, PoolStats, Promise, Shutdown, ShutdownReport, TaskError, WorkerInfo};
+
+use crate::job::Submission;
+use crate::sync::{AtomicUsize, Condvar, Mutex, Ordering};
+use crate::sys::poll::Doorbell;
+use crate::zygote::ZygoteConfig;
+
+/// What the builder asked for.
+#[derive(Debug)]
+pub(crate) struct Settings {
+    pub(crate) max_workers: usize,
+    pub(crate) prefix: String,
+    pub(crate) keep_alive: Option<Duration>,
+    pub(crate) max_tasks_per_worker: Option<u64>,
+    pub(crate) message_limit: u64,
+    pub(crate) zygote: ZygoteConfig,
+    /// What every worker is told first: a [`Setup`](crate::wire::Setup), encoded.
+    pub(crate) setup: Vec<u8>,
+    pub(crate) has_cpu_time_limit: bool,
+}
+
+#[derive(Debug)]
+pub(crate) struct Shared {
+    pub(crate) id: PoolId,
+    pub(crate) settings: Settings,
+    pub(crate) counters: Counters,
+    pub(crate) capacity: Capacity,
+    inbox: Mutex<Inbox>,
+    pub(crate) doorbell: Doorbell,
+    /// How many workers there are, and how many of them have nothing to do.
+    pub(crate) workers: AtomicUsize,
+    pub(crate) idle_workers: AtomicUsize,
+    life: Mutex<Life>,
+    ended: Condvar,
+}
+
+#[derive(Default)]
+struct Inbox {
+    submissions: Vec<Submission>,
+    commands: Vec<Command>,
+    /// Whether the dispatcher waits, and must be woken.
+    is_asleep: bool,
+    /// Why nothing more is accepted.
+    refusal: Option<Refusal>,
+    /// Whether the dispatcher has gone.
+    is_abandoned: bool,
+}
+
+impl std::fmt::Debug for Inbox {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Inbox").field("refusal", &self.refusal).finish_non_exhaustive()
+    }
+}
+
+#[derive(Debug, Default)]
+struct Life {
+    dispatcher: Option<JoinHandle<()>>,
+    is_over: bool,
+}
+
+/// What a handle asks of the dispatcher.
+pub(crate) enum Command {
+    /// Finish everything, then end.
+    Finish,
+    /// Cancel what has not begun, finish what runs, then end.
+    Cancel,
+    /// Cancel what has not begun, end the workers by this means, then end.
+    Stop(Means),
+    /// End the running task with this id.
+    Abort(usize),
+    /// Tell what the workers are doing.
+    Workers(Promise<Vec<WorkerInfo>>),
+}
+
+/// How workers are ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Means {
+    /// SIGTERM; SIGKILL for who is still there a little later.
+    Terminate,
+    /// SIGKILL.
+    Kill,
+}
+
+/// What the dispatcher finds in the inbox.
+pub(crate) struct Mail {
+    pub(crate) submissions: Vec<Submission>,
+    pub(crate) commands: Vec<Command>,
+}
+
+impl Shared {
+    pub(crate) fn new(id: PoolId, settings: Settings, capacity: Option<usize>, doorbell: Doorbell) -> Self {
+        Self {
+            id,
+            settings,
+            counters: Counters::default(),
+            capacity: Capacity::new(capacity),
+            inbox: Mutex::new(Inbox::default()),
+            doorbell,
+            workers: AtomicUsize::new(0),
+            idle_workers: AtomicUsize::new(0),
+            life: Mutex::new(Life::default()),
+            ended: Condvar::new(),
+        }
+    }
+
+    // --- the handles' side ---
+
+    /// Whether a task would be accepted.
+    pub(crate) fn check(&self) -> Result<(), Refusal> {
+        // In a forked child the lock may be held by a thread that is not there.
+        if self.id.is_inherited() {
+            return Err(Refusal::ForkedChild);
+        }
+        self.inbox.lock().refusal.clone().map_or(Ok(()), Err)
+    }
+
+    /// Takes a place in a bounded queue, waiting for one; not on the dispatcher, which is the one that frees them.
+    pub(crate) fn admit(&self) -> Result<(), Refusal> {
+        self.check()?;
+        if !self.capacity.is_bounded() || self.capacity.try_take() {
+            return Ok(());
+        }
+        if host::serves(self.id) {
+            self.capacity.take_anyway();
+            return Ok(());
+        }
+        host::block_any(|| self.capacity.take(|| self.check()))
+    }
+
+    /// Takes a place in a bounded queue if one is free.
+    pub(crate) fn try_admit(&self) -> Result<(), Refusal> {
+        self.check()?;
+        if self.capacity.try_take() { Ok(()) } else { Err(Refusal::Full) }
+    }
+
+    /// Puts a job that was admitted into the inbox.
+    pub(crate) fn submit(&self, submission: Submission) {
+        let refused = {
+            let mut inbox = self.inbox.lock();
+            match inbox.refusal.clone() {
+                None => {
+                    self.counters.submitted();
+                    inbox.submissions.push(submission);
+                    self.wake(inbox);
+                    None
+                }
+                Some(refusal) => Some((submission, refusal)),
+            }
+        };
+        if let Some((submission, refusal)) = refused {
+            self.capacity.give_back();
+            submission.refuse(refusal.into());
+        }
+    }
+
+    /// Sends a command; false if the dispatcher is gone.
+    pub(crate) fn command(&self, command: Command) -> bool {
+        let mut inbox = self.inbox.lock();
+        if inbox.is_abandoned {
+            return false;
+        }
+        inbox.commands.push(command);
+        self.wake(inbox);
+        true
+    }
+
+    /// Rings only if the dispatcher waits; the system call comes after the lock.
+    fn wake(&self, mut inbox: executor_core::sync::MutexGuard<'_, Inbox>) {
+        let was_asleep = std::mem::take(&mut inbox.is_asleep);
+        drop(inbox);
+        if was_asleep {
+            self.doorbell.ring();
+        }
+    }
+
+    pub(crate) fn shutdown(&self, how: Shutdown) -> ShutdownReport {
+        let (command, limit, waits) = match how {
+            Shutdown::Finish => (Command::Finish, None, true),
+            Shutdown::Cancel => (Command::Cancel, None, true),
+            Shutdown::Within(limit) => (Command::Finish, Some(limit), true),
+            Shutdown::Background => (Command::Finish, None, false),
+        };
+        self.end(command, limit, waits)
+    }
+
+    pub(crate) fn stop(&self, means: Means) -> ShutdownReport {
+        self.end(Command::Stop(means), None, true)
+    }
+
+    fn end(&self, command: Command, limit: Option<Duration>, waits: bool) -> ShutdownReport {
+        if self.id.is_inherited() {
+            return ShutdownReport::default();
+        }
+        let before = self.counters.read();
+        self.inbox.lock().refusal.get_or_insert(Refusal::ShutDown);
+        self.capacity.wake_all();
+        self.command(command);
+        if waits && !host::serves(self.id) {
+            let deadline = limit.and_then(|limit| Instant::now().checked_add(limit));
+            if !host::block_any(|| self.wait_until_over(deadline)) {
+                self.command(Command::Stop(Means::Kill));
+                host::block_any(|| self.wait_until_over(None));
+            }
+            let dispatcher = self.life.lock().dispatcher.take();
+            if let Some(dispatcher) = dispatcher {
+                // It catches every panic of the user's code.
+                let _ = dispatcher.join();
+            }
+        }
+        let after = self.counters.read();
+        ShutdownReport::new(
+            (after.finished - after.cancelled) - (before.finished - before.cancelled),
+            after.cancelled - before.cancelled,
+            after.queued + after.running,
+        )
+    }
+
+    fn wait_until_over(&self, deadline: Option<Instant>) -> bool {
+        let mut life = self.life.lock();
+        while !life.is_over {
+            life = match deadline {
+                None => self.ended.wait(life),
+                Some(deadline) => {
+                    let left = deadline.saturating_duration_since(Instant::now());
+                    if left.is_zero() {
+                        return false;
+                    }
+                    self.ended.wait_timeout(life, left)
+                }
+            };
+        }
+        true
+    }
+
+    pub(crate) fn keep_dispatcher(&self, dispatcher: JoinHandle<()>) {
+        self.life.lock().dispatcher = Some(dispatcher);
+    }
+
+    pub(crate) fn stats(&self) -> PoolStats {
+        let mut stats = self.counters.read();
+        // ORDERING: relaxed: numbers to look at.
+        stats.workers = self.workers.load(Ordering::Relaxed);
+        stats.idle_workers = self.idle_workers.load(Ordering::Relaxed);
+        stats
+    }
+
+    /// Asks the dispatcher; on the dispatcher itself, or after its end, there is nothing to tell.
+    pub(crate) fn worker_infos(&self) -> Vec<WorkerInfo> {
+        if self.id.is_inherited() || host::serves(self.id) {
+            return Vec::new();
+        }
+        let (promise, future) = Promise::new();
+        self.command(Command::Workers(promise));
+        future.result().unwrap_or_default()
+    }
+
+    // --- the dispatcher's side ---
+
+    /// What has come in; without any, the next one will ring.
+    pub(crate) fn collect(&self) -> Mail {
+        let mut inbox = self.inbox.lock();
+        let mail = Mail {
+            submissions: std::mem::take(&mut inbox.submissions),
+            commands: std::mem::take(&mut inbox.commands),
+        };
+        inbox.is_asleep = mail.submissions.is_empty() && mail.commands.is_empty();
+        mail
+    }
+
+    /// Accepts nothing more, for this reason.
+    pub(crate) fn refuse_from_now_on(&self, refusal: Refusal) {
+        self.inbox.lock().refusal = Some(refusal);
+        self.capacity.wake_all();
+    }
+
+    /// The dispatcher ends: nobody looks into the inbox any more. What is still there is refused.
+    pub(crate) fn abandon(&self) {
+        let (mail, refusal) = {
+            let mut inbox = self.inbox.lock();
+            inbox.is_abandoned = true;
+            let refusal = inbox.refusal.get_or_insert(Refusal::ShutDown).clone();
+            let mail = Mail {
+                submissions: std::mem::take(&mut inbox.submissions),
+                commands: std::mem::take(&mut inbox.commands),
+            };
+            (mail, refusal)
+        };
+        for submission in mail.submissions {
+            self.counters.withdrawn();
+            submission.refuse(TaskError::from(refusal.clone()));
+        }
+        drop(mail.commands);
+        self.capacity.wake_all();
+        self.life.lock().is_over = true;
+        self.ended.notify_all();
+    }
+}
+
+impl Owner for Shared {
+    fn cancelled(&self) {
+        self.counters.cancelled();
+    }
+
+    fn abort(&self, task: usize) -> bool {
+        self.command(Command::Abort(task))
+    }
+
+    fn report_panic(&self, _: &PanicReport) {}
+}
+
+impl Drop for Shared {
+    fn drop(&mut self) {
+        executor_core::owner::unregister(self.id);
+    }
+}

@@ -1,0 +1,344 @@
+//! A worker process as the dispatcher sees it: its connection, what was handed to it, and how it ends.
+//!
+//! ```text
+//!   requested ──Forked──► alive ──Ready──► ready ──closed (retire)──► ending ──Ended──► gone
+//!                          └──────────────── dies ────────────────────────────Ended──► gone
+//! ```
+//!
+//! Tasks may be handed over from the first moment: the socket keeps them until the process is there.
+
+use std::collections::VecDeque;
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::time::{Duration, Instant};
+
+use executor_core::{TaskError, WorkerInfo};
+
+use crate::gate::Gate;
+use crate::job::{EncodedContext, Part};
+use crate::sys::memory::SharedPage;
+use crate::sys::socket;
+use crate::wire::{CallHead, Garbage, HEADER, Header, Kind};
+use crate::worker_main::GATE;
+
+/// The most contexts a worker keeps. More spare sending one again; each is held in the worker's memory.
+const CONTEXTS: usize = 8;
+
+/// How much is read at once, in bytes.
+const READ: usize = 64 * 1024;
+
+pub(crate) struct Worker {
+    /// Never given twice: how the fork server and the poll know it.
+    pub(crate) number: u64,
+    /// Its place among the pool's workers, given again after it.
+    pub(crate) index: usize,
+    pub(crate) name: String,
+    socket: OwnedFd,
+    page: SharedPage,
+    pub(crate) process: Option<Process>,
+    /// Whether it has said that it is set up.
+    pub(crate) is_ready: bool,
+    /// Whether its connection is closed on our side, or it is dying: it gets nothing more.
+    pub(crate) is_ending: bool,
+    /// Whether its connection has been read to its end.
+    pub(crate) is_drained: bool,
+    /// What it was handed and has not answered, in order.
+    pub(crate) legs: VecDeque<Leg>,
+    /// How many tasks are in `legs`.
+    pub(crate) load: usize,
+    next_number: u64,
+    /// Tasks handed to it in its life.
+    pub(crate) handed: u64,
+    /// Since when it has been at the first of its tasks, as far as is known here.
+    pub(crate) busy_since: Option<Instant>,
+    pub(crate) idle_since: Instant,
+    /// When the task it is at must have ended.
+    pub(crate) time_out: Option<Instant>,
+    /// Whether a timer looks after what waits behind the task it is at.
+    pub(crate) is_watched: bool,
+    /// Whether a timer looks whether it has been idle for long enough.
+    pub(crate) is_watched_idle: bool,
+    /// Whether its fork server is gone.
+    pub(crate) is_orphan: bool,
+    /// Why it was killed, for the task it was at.
+    pub(crate) verdict: Option<(u64, TaskError)>,
+    /// Whether a `Lift` must go before anything else.
+    owes_lift: bool,
+    contexts: VecDeque<u64>,
+    out: Vec<u8>,
+    sent: usize,
+    /// Whether the poll waits for room in the socket.
+    pub(crate) waits_to_write: bool,
+    input: Vec<u8>,
+    filled: usize,
+}
+
+pub(crate) struct Process {
+    pub(crate) pid: u32,
+    pub(crate) pidfd: OwnedFd,
+}
+
+/// Tasks handed to a worker in one message.
+pub(crate) struct Leg {
+    /// The number of the first one.
+    pub(crate) first: u64,
+    pub(crate) part: Part,
+}
+
+/// What a worker has left behind.
+pub(crate) struct Remains {
+    /// The task it was at.
+    pub(crate) victim: Option<(Part, Option<TaskError>)>,
+    /// What had not begun.
+    pub(crate) unbegun: Vec<Part>,
+}
+
+impl Worker {
+    pub(crate) fn new(number: u64, index: usize, name: String, socket: OwnedFd, page: SharedPage) -> Self {
+        Self {
+            number,
+            index,
+            name,
+            socket,
+            page,
+            process: None,
+            is_ready: false,
+            is_ending: false,
+            is_drained: false,
+            legs: VecDeque::new(),
+            load: 0,
+            next_number: 1,
+            handed: 0,
+            busy_since: None,
+            idle_since: Instant::now(),
+            time_out: None,
+            is_watched: false,
+            is_watched_idle: false,
+            is_orphan: false,
+            verdict: None,
+            owes_lift: false,
+            contexts: VecDeque::new(),
+            out: Vec::new(),
+            sent: 0,
+            waits_to_write: false,
+            input: Vec::new(),
+            filled: 0,
+        }
+    }
+
+    pub(crate) fn socket(&self) -> &OwnedFd {
+        &self.socket
+    }
+
+    fn gate(&self) -> Gate<'_> {
+        Gate::new(self.page.word(GATE))
+    }
+
+    pub(crate) fn pid(&self) -> u32 {
+        self.process.as_ref().map_or(0, |process| process.pid)
+    }
+
+    // --- to the worker ---
+
+    /// Appends a frame without a context.
+    pub(crate) fn write_frame(&mut self, kind: Kind, number: u64, body: &[u8]) {
+        self.out.extend_from_slice(&Header::new(kind, number, body.len() as u64).encode());
+        self.out.extend_from_slice(body);
+    }
+
+    /// Hands over tasks whose job is reserved.
+    pub(crate) fn hand_over(&mut self, part: Part) {
+        if std::mem::take(&mut self.owes_lift) {
+            self.write_frame(Kind::Lift, 0, &[]);
+        }
+        let head = part.job.submission.head;
+        if let Some(context) = &part.job.submission.context {
+            self.send_context(head.context, context);
+        }
+        let arguments = part.job.arguments(&part.items);
+        let first = self.next_number;
+        let count = part.items.len();
+        let mut header = Header::new(Kind::Call, first, (CallHead::BYTES + arguments.len()) as u64);
+        header.count = u32::try_from(count).unwrap_or(u32::MAX);
+        self.out.extend_from_slice(&header.encode());
+        head.encode(&mut self.out);
+        self.out.extend_from_slice(arguments);
+        self.next_number += count as u64;
+        self.handed += count as u64;
+        self.load += count;
+        self.legs.push_back(Leg { first, part });
+    }
+
+    fn send_context(&mut self, id: u64, context: &EncodedContext) {
+        if let Some(at) = self.contexts.iter().position(|known| *known == id) {
+            // Used again: the last to be forgotten.
+            self.contexts.remove(at);
+        } else {
+            if self.contexts.len() == CONTEXTS
+                && let Some(oldest) = self.contexts.pop_front()
+            {
+                self.write_frame(Kind::Forget, oldest, &[]);
+            }
+            let length = size_of::<u64>() + context.bytes.len();
+            self.out.extend_from_slice(&Header::new(Kind::Context, id, length as u64).encode());
+            self.out.extend_from_slice(&context.descriptor.to_ne_bytes());
+            self.out.extend_from_slice(&context.bytes);
+        }
+        self.contexts.push_back(id);
+    }
+
+    /// Sends what is written, as far as the socket takes it. Says whether something is left.
+    pub(crate) fn flush(&mut self) -> io::Result<bool> {
+        while self.sent < self.out.len() {
+            match socket::send(self.socket.as_fd(), &self.out[self.sent..]) {
+                Ok(sent) => self.sent += sent,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(true),
+                Err(error) => return Err(error),
+            }
+        }
+        self.out.clear();
+        self.out.shrink_to(4 * READ); // a large argument does not stay
+        self.sent = 0;
+        Ok(false)
+    }
+
+    /// Closes our side: the worker ends when it has read everything.
+    pub(crate) fn close(&mut self) {
+        self.is_ending = true;
+        socket::close_writing(self.socket.as_fd());
+    }
+
+    // --- from the worker ---
+
+    /// Reads once; false at the end of the connection, or when there is nothing now.
+    pub(crate) fn read(&mut self) -> io::Result<Read> {
+        let wanted = self.wanted();
+        if self.input.len() < wanted {
+            self.input.resize(wanted, 0);
+        }
+        match socket::receive(self.socket.as_fd(), &mut self.input[self.filled..]) {
+            Ok(0) => Ok(Read::End),
+            Ok(read) => {
+                self.filled += read;
+                Ok(if self.filled == self.input.len() { Read::Full } else { Read::Some })
+            }
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(Read::Nothing),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// How long the input buffer has to be: for the frame it begins with, or for a good piece of whatever comes.
+    fn wanted(&self) -> usize {
+        let frame = match Header::decode(&self.input[..self.filled]) {
+            Ok(Some(header)) => {
+                usize::try_from(header.length).map_or(0, |length| length.saturating_add(HEADER))
+            }
+            _ => 0,
+        };
+        frame.max(self.filled + READ / 2).max(READ)
+    }
+
+    /// The frames that have arrived, and the buffer they are in. Give it back by [`consumed`](Self::consumed).
+    pub(crate) fn take_input(&mut self) -> (Vec<u8>, usize) {
+        (std::mem::take(&mut self.input), self.filled)
+    }
+
+    /// `used` bytes of the input are dealt with.
+    pub(crate) fn consumed(&mut self, mut input: Vec<u8>, used: usize) {
+        input.copy_within(used..self.filled, 0);
+        self.filled -= used;
+        if input.len() > 4 * READ && self.filled < READ {
+            input.truncate(READ);
+            input.shrink_to_fit(); // a large result does not stay
+        }
+        self.input = input;
+    }
+
+    /// Matches a reply with its task: the part of one item it belongs to. Replies come in the order of the tasks.
+    pub(crate) fn match_reply(&mut self, number: u64) -> Result<Part, Garbage> {
+        // Never one that has not begun, and never a second time.
+        if self.at_work_on() != Some(number) {
+            return Err(Garbage);
+        }
+        let leg = self.legs.front_mut().ok_or(Garbage)?;
+        let item = leg.part.items.start;
+        let part = Part { job: std::rc::Rc::clone(&leg.part.job), items: item..item + 1 };
+        leg.first += 1;
+        leg.part.items.start += 1;
+        if leg.part.items.is_empty() {
+            self.legs.pop_front();
+        }
+        self.load -= 1;
+        Ok(part)
+    }
+
+    // --- revoking and ending ---
+
+    /// Takes back what has not begun; nothing if the last revocation is not through yet.
+    pub(crate) fn revoke(&mut self) -> Vec<Part> {
+        let Some(begun) = self.gate().close() else { return Vec::new() };
+        self.owes_lift = true;
+        self.cut_after(begun)
+    }
+
+    /// Removes everything after task `begun` from the legs.
+    fn cut_after(&mut self, begun: u64) -> Vec<Part> {
+        let mut unbegun = Vec::new();
+        while let Some(leg) = self.legs.back_mut() {
+            let keep = usize::try_from((begun + 1).saturating_sub(leg.first)).unwrap_or(usize::MAX);
+            if keep >= leg.part.items.len() {
+                break;
+            }
+            let removed =
+                if keep == 0 { self.legs.pop_back().map(|leg| leg.part) } else { leg.part.split_off(keep) };
+            let Some(part) = removed else { break };
+            self.load -= part.items.len();
+            unbegun.push(part);
+        }
+        unbegun.reverse();
+        unbegun
+    }
+
+    /// The number of the task it is at, if it has begun one that is not answered.
+    pub(crate) fn at_work_on(&self) -> Option<u64> {
+        let first = self.legs.front()?.first;
+        (self.gate().begun() >= first).then_some(first)
+    }
+
+    /// Sorts what a dead worker had into the one task it was at and those it had not begun. Its connection has been read
+    /// to the end.
+    pub(crate) fn take_remains(&mut self) -> Remains {
+        let begun = self.at_work_on();
+        let verdict = self.verdict.take();
+        let mut unbegun: Vec<Part> = self.legs.drain(..).map(|leg| leg.part).collect();
+        self.load = 0;
+        let victim = begun.map(|number| {
+            let mut victim = unbegun.remove(0); // the front leg, which `at_work_on` has looked at
+            if let Some(rest) = victim.split_off(1) {
+                unbegun.insert(0, rest);
+            }
+            let verdict = verdict.and_then(|(aimed_at, error)| (aimed_at == number).then_some(error));
+            (victim, verdict)
+        });
+        Remains { victim, unbegun }
+    }
+
+    pub(crate) fn info(&self) -> WorkerInfo {
+        let info = WorkerInfo::idle(self.name.clone(), u64::from(self.pid()));
+        match (self.legs.front(), self.busy_since) {
+            (Some(leg), Some(since)) => info.running(leg.part.job.label(), since.elapsed()),
+            (Some(leg), None) => info.running(leg.part.job.label(), Duration::ZERO),
+            (None, _) => info,
+        }
+    }
+}
+
+/// What one read brought.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Read {
+    /// As much as fitted: there may be more.
+    Full,
+    Some,
+    Nothing,
+    End,
+}
