@@ -1,7 +1,7 @@
 //! The counters behind `stats()`: they only grow, so reading them in the right order makes them add up.
 //!
 //! Every thread counts in one of a few shards. A task is counted as submitted before it can start, and as started
-//! before it can finish; a reader sums *finished* first, then *started*, then *submitted*, so at the instant of the last
+//! before it can finish; a reader sums *finished* first, then *started* (and *withdrawn*), then *submitted*, so at the instant of the last
 //! read `finished <= started <= submitted` holds, whatever the others do meanwhile, and the differences are what is
 //! running and what is queued. (A task cancelled before its start counts as cancelled only.)
 
@@ -33,6 +33,7 @@ pub struct Counters {
 #[derive(Debug, Default)]
 struct Shard {
     submitted: AtomicU64,
+    withdrawn: AtomicU64,
     started: AtomicU64,
     finished: AtomicU64,
     panicked: AtomicU64,
@@ -52,7 +53,7 @@ impl Counters {
 
     /// A task counted as submitted was not accepted after all.
     pub fn withdrawn(&self) {
-        self.mine().submitted.fetch_sub(1, Ordering::Release);
+        self.mine().withdrawn.fetch_add(1, Ordering::Release);
     }
 
     /// A task runs.
@@ -75,8 +76,7 @@ impl Counters {
     }
 
     fn sum(&self, counter: impl Fn(&Shard) -> &AtomicU64) -> u64 {
-        // A withdrawal may be counted in another shard than its submit, so one shard alone can be below zero.
-        self.shards.iter().fold(0, |sum, shard| sum.wrapping_add(counter(shard).load(Ordering::Acquire)))
+        self.shards.iter().map(|shard| counter(shard).load(Ordering::Acquire)).sum()
     }
 
     /// The counts of tasks; those of workers are left at 0.
@@ -86,7 +86,8 @@ impl Counters {
         let finished = self.sum(|shard| &shard.finished);
         let cancelled = self.sum(|shard| &shard.cancelled);
         let started = self.sum(|shard| &shard.started);
-        let submitted = self.sum(|shard| &shard.submitted);
+        let withdrawn = self.sum(|shard| &shard.withdrawn);
+        let submitted = self.sum(|shard| &shard.submitted) - withdrawn;
         PoolStats {
             submitted,
             queued: submitted.saturating_sub(started + cancelled),

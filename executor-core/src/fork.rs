@@ -36,12 +36,25 @@ impl PoolId {
     }
 }
 
-/// Whether this process is a child, made by `fork`, of one that had built pools.
-pub(crate) fn is_forked_child() -> bool {
-    // ORDERING: relaxed, as in `is_inherited`.
-    INHERITED_BELOW.load(Ordering::Relaxed) != 0
+/// A static that a forked child gets afresh: the parent's may be locked there by a thread that does not exist.
+pub(crate) struct PerProcess<T>([T; GENERATIONS]);
+
+/// A line of so many forked children, each the child of the one before, may build pools without meeting.
+pub(crate) const GENERATIONS: usize = 16;
+
+impl<T> PerProcess<T> {
+    pub(crate) const fn new(copies: [T; GENERATIONS]) -> Self {
+        Self(copies)
+    }
+
+    pub(crate) fn here(&self) -> &T {
+        // ORDERING: relaxed, as in `is_inherited`.
+        &self.0[GENERATION.load(Ordering::Relaxed) as usize % GENERATIONS]
+    }
 }
 
+/// How often this process's line has forked since the first pool.
+static GENERATION: AtomicU32 = AtomicU32::new(0);
 static NEXT: AtomicU32 = AtomicU32::new(1);
 static INHERITED_BELOW: AtomicU32 = AtomicU32::new(0);
 
@@ -50,8 +63,9 @@ fn install_handler() {
     static INSTALLED: std::sync::Once = std::sync::Once::new();
 
     extern "C" fn in_child() {
-        // ORDERING: relaxed: the child has one thread here. Two atomic accesses: safe in a signal handler, so here too.
+        // ORDERING: relaxed: the child has one thread here. Atomic accesses only: safe in a signal handler, so here too.
         INHERITED_BELOW.store(NEXT.load(Ordering::Relaxed), Ordering::Relaxed);
+        GENERATION.fetch_add(1, Ordering::Relaxed);
     }
 
     INSTALLED.call_once(|| {

@@ -59,7 +59,7 @@ impl<T> TaskFuture<T> {
     /// ```
     pub fn result(mut self) -> Result<T, TaskError> {
         if self.cell.is_in_own_callback() {
-            return Err(TaskError::Deadlock("a callback asked for the result it was called with".into()));
+            return Err(asked_in_callback());
         }
         match wait_for(&self.cell, None) {
             Ok(_) => self.take(),
@@ -87,7 +87,7 @@ impl<T> TaskFuture<T> {
     /// ```
     pub fn result_timeout(&mut self, timeout: Duration) -> Result<T, TaskError> {
         if self.cell.is_in_own_callback() {
-            return Err(TaskError::Deadlock("a callback asked for the result it was called with".into()));
+            return Err(asked_in_callback());
         }
         match wait_for(&self.cell, Some(timeout)) {
             Ok(true) => self.take(),
@@ -200,12 +200,11 @@ impl<T> TaskFuture<T> {
         if self.cell.pool().is_inherited() {
             return false;
         }
-        let was_cancelled = self.is_cancelled();
-        let cancelled = self.cell.cancel();
-        if cancelled && !was_cancelled {
+        let won = self.cell.cancel();
+        if won {
             owner::cancelled(self.cell.pool());
         }
-        cancelled
+        won || self.is_cancelled()
     }
 
     /// Cancels the task if it has not started, and asks for its end if it has: a process worker is killed and
@@ -246,9 +245,12 @@ impl<T> TaskFuture<T> {
     where
         C: FnOnce(&Result<T, TaskError>) + Send + 'static,
     {
-        if let Err(callback) = self.cell.add_callback(callback) {
+        let is_lost = self.is_lost();
+        let refused = if is_lost { Err(callback) } else { self.cell.add_callback(callback) };
+        if let Err(callback) = refused {
             let called = panic_report::catch(|| match self.cell.peek() {
                 Some(outcome) => callback(outcome),
+                None if is_lost => callback(&Err(TaskError::ForkedChild)),
                 None => callback(&Err(TaskError::Abandoned)), // its value was moved out by `result_timeout`
             });
             if let Err(report) = called {
@@ -273,6 +275,12 @@ impl<T> TaskFuture<T> {
 
     pub(crate) const fn cell(&self) -> &Handle<T> {
         &self.cell
+    }
+
+    /// Whether nobody in this process can finish it: it is of a pool left behind in the parent of this forked child. Its
+    /// locks may be held by threads that are not here.
+    pub(crate) fn is_lost(&self) -> bool {
+        self.cell.pool().is_inherited() && !self.cell.is_finished()
     }
 }
 
@@ -315,8 +323,11 @@ impl<T> Future for TaskFuture<T> {
 
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
         if !self.cell.is_finished() {
-            if self.cell.pool().is_inherited() {
+            if self.is_lost() {
                 return Poll::Ready(Err(TaskError::ForkedChild));
+            }
+            if self.cell.is_in_own_callback() {
+                return Poll::Ready(Err(asked_in_callback()));
             }
             if self.cell.set_waker(context.waker()) {
                 return Poll::Pending;
@@ -325,6 +336,10 @@ impl<T> Future for TaskFuture<T> {
         assert!(!self.cell.is_taken(), "a TaskFuture was polled after it had returned its outcome");
         Poll::Ready(self.take())
     }
+}
+
+fn asked_in_callback() -> TaskError {
+    TaskError::Deadlock("a callback asked for the result it was called with".into())
 }
 
 /// Waits until `cell` is over or `timeout` has passed; says whether it is over.
@@ -350,14 +365,15 @@ pub(crate) fn wait_for<T>(cell: &Handle<T>, timeout: Option<Duration>) -> Result
         return Ok(cell.is_finished() || park_until(cell, None));
     }
     let mut over = false;
-    let ring = if deadline.is_none() { Some(cell.task()) } else { None };
-    host::block(&*host, ring, || over = park_until(cell, deadline)).map_err(TaskError::Deadlock)?;
+    // A wait with a time limit ends by itself.
+    let targets = if deadline.is_none() { vec![cell.task()] } else { Vec::new() };
+    host::block(&*host, targets, || over = park_until(cell, deadline)).map_err(TaskError::Deadlock)?;
     Ok(over)
 }
 
 /// Claims and runs the task on this worker, if it is of its pool and has not started.
 pub(crate) fn run_in_place<T>(host: &dyn Host, cell: &Handle<T>) -> bool {
-    if host.pool() != cell.pool() || cell.phase() != Phase::Pending || !host.has_stack() {
+    if host.pool() != cell.pool() || cell.phase() != Phase::Pending || !host.has_room() {
         return false;
     }
     let Some(started) = cell.task().start() else { return false };
@@ -512,9 +528,8 @@ impl<T> Promise<T> {
     /// assert!(future.is_cancelled());
     /// ```
     pub fn cancel(mut self) {
-        self.cell.cancel();
         // One that had started already is abandoned when `self` goes.
-        self.completed = self.cell.phase() == Phase::Cancelled;
+        self.completed = self.cell.cancel();
     }
 
     /// Whether the future was cancelled.

@@ -2,7 +2,7 @@
 //!
 //! A thread of a pool enters itself here as a [`Host`]. When code on it waits for a future, the wait asks the host:
 //!
-//! 1. the awaited task belongs to this pool, has not started, and there is stack left: claim it and run it here;
+//! 1. the awaited task belongs to this pool, has not started, and there is room on the stack: claim it and run it here;
 //! 2. otherwise block, between the host's two calls, so that the pool puts a spare worker in this one's place.
 //!
 //! No other task ever runs on the waiting stack, so a lock or a thread-local held across the wait is safe.
@@ -17,10 +17,10 @@
 //! starts it later adds its own edge then.)
 
 use std::cell::{Cell, RefCell};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 
-use crate::fork::PoolId;
+use crate::fork::{GENERATIONS, PerProcess, PoolId};
 use crate::sync::Mutex;
 use crate::task::{Started, Task, ThreadSlot};
 
@@ -29,8 +29,9 @@ pub(crate) trait Host {
     /// Whose tasks it may run in place.
     fn pool(&self) -> PoolId;
 
-    /// Whether the stack has room for one more task on top of what waits.
-    fn has_stack(&self) -> bool;
+    /// Whether one more task may run on top of what waits: the stack has room, and the thread's share of the work is not
+    /// with a spare worker.
+    fn has_room(&self) -> bool;
 
     /// Runs a task that was just claimed.
     fn run(&self, task: Started);
@@ -82,24 +83,37 @@ pub(crate) fn is_worker_of(pool: PoolId) -> bool {
 
 /// Runs `wait`, which blocks this thread on something other than a task.
 pub fn block_any<R>(wait: impl FnOnce() -> R) -> R {
-    let Some(host) = current() else { return wait() };
-    host.before_block();
-    let result = wait();
-    host.after_block();
-    result
+    let host = current();
+    let _blocked = host.as_deref().map(Blocked::new);
+    wait()
 }
 
-/// Runs `wait`, which blocks this thread until `target` is over, with the pool's parallelism kept up.
+/// This thread's share of the work is with others, until it is dropped: by unwinding too.
+struct Blocked<'a>(&'a dyn Host);
+
+impl<'a> Blocked<'a> {
+    fn new(host: &'a dyn Host) -> Self {
+        host.before_block();
+        Self(host)
+    }
+}
+
+impl Drop for Blocked<'_> {
+    fn drop(&mut self) {
+        self.0.after_block();
+    }
+}
+
+/// Runs `wait`, which blocks this thread until all of `targets` are over, or until something else happens if there are
+/// none, with the pool's parallelism kept up.
 ///
 /// # Errors
 ///
 /// The ring of tasks that would wait for each other.
-pub(crate) fn block(host: &dyn Host, target: Option<Task>, wait: impl FnOnce()) -> Result<(), Box<str>> {
-    let edge = target.map(Edge::add).transpose()?;
-    host.before_block();
+pub(crate) fn block(host: &dyn Host, targets: Vec<Task>, wait: impl FnOnce()) -> Result<(), Box<str>> {
+    let _edges = Edges::add(targets)?;
+    let _blocked = Blocked::new(host);
     wait();
-    host.after_block();
-    drop(edge);
     Ok(())
 }
 
@@ -118,36 +132,62 @@ pub fn serves(pool: PoolId) -> bool {
     pool != PoolId::NONE && SERVANT.try_with(Cell::get).is_ok_and(|served| served == pool)
 }
 
-static EDGES: Mutex<BTreeMap<ThreadSlot, Task>> = Mutex::new(BTreeMap::new());
+/// Which tasks each blocked thread waits for, all of them.
+type Graph = Mutex<BTreeMap<ThreadSlot, Vec<Task>>>;
 
-struct Edge(ThreadSlot);
+static GRAPH: PerProcess<Graph> = PerProcess::new([const { Mutex::new(BTreeMap::new()) }; GENERATIONS]);
 
-impl Edge {
-    fn add(target: Task) -> Result<Self, Box<str>> {
-        let me = ThreadSlot::current();
-        let mut edges = EDGES.lock();
-        let mut ring = vec![target.name()];
-        let mut next = &target;
-        loop {
-            if next.is_finished() {
-                break;
-            }
-            let runner = next.runner();
-            if runner == me {
-                return Err(format!("tasks wait for each other: {}", ring.join(", which waits for ")).into());
-            }
-            let Some(further) = edges.get(&runner) else { break };
-            ring.push(further.name());
-            next = further;
+/// This thread's edges in the graph, until they are dropped. A thread has one set: the wait on top of its stack.
+pub(crate) struct Edges(Option<ThreadSlot>);
+
+impl Edges {
+    pub(crate) fn add(targets: Vec<Task>) -> Result<Self, Box<str>> {
+        if targets.is_empty() {
+            return Ok(Self(None));
         }
-        edges.insert(me, target);
-        Ok(Self(me))
+        let me = ThreadSlot::current();
+        let mut graph = GRAPH.here().lock();
+        let mut seen = BTreeSet::new();
+        for target in &targets {
+            let mut path = Vec::new();
+            if leads_to(me, target, &graph, &mut seen, &mut path) {
+                path.reverse();
+                return Err(format!("tasks wait for each other: {}", path.join(", which waits for ")).into());
+            }
+        }
+        graph.insert(me, targets);
+        Ok(Self(Some(me)))
     }
 }
 
-impl Drop for Edge {
+/// Whether waiting for `task` is waiting for `me`; `path` then names the tasks on the way, the last one first.
+fn leads_to(
+    me: ThreadSlot,
+    task: &Task,
+    graph: &BTreeMap<ThreadSlot, Vec<Task>>,
+    seen: &mut BTreeSet<ThreadSlot>,
+    path: &mut Vec<String>,
+) -> bool {
+    if task.is_finished() {
+        return false;
+    }
+    let runner = task.runner();
+    let is_ring = runner == me
+        || (seen.insert(runner)
+            && graph
+                .get(&runner)
+                .is_some_and(|targets| targets.iter().any(|next| leads_to(me, next, graph, seen, path))));
+    if is_ring {
+        path.push(task.name());
+    }
+    is_ring
+}
+
+impl Drop for Edges {
     fn drop(&mut self) {
-        let target = EDGES.lock().remove(&self.0);
-        drop(target); // outside the lock: it may be the last reference
+        if let Some(me) = self.0 {
+            let targets = GRAPH.here().lock().remove(&me);
+            drop(targets); // outside the lock: they may be the last references
+        }
     }
 }

@@ -74,6 +74,8 @@ pub struct Map<I: Iterator, M: Mapper<I::Item>> {
     landed_before: usize,
     /// Results of the chunk that landed last.
     ready: std::vec::IntoIter<Result<M::Output, TaskError>>,
+    /// The result that is about to be yielded.
+    held: Option<Result<M::Output, TaskError>>,
 }
 
 struct Flight<R> {
@@ -162,6 +164,7 @@ impl<I: Iterator, M: Mapper<I::Item>> Map<I, M> {
             group: options.unordered.then(Arc::default),
             landed_before: 0,
             ready: Vec::new().into_iter(),
+            held: None,
             mapper,
             options,
         };
@@ -219,7 +222,9 @@ impl<I: Iterator, M: Mapper<I::Item>> Map<I, M> {
             None => 0,
             Some(_) if self.aloft == 0 => return false,
             // Where waiting could never end, the oldest one says why.
-            Some(group) => group.next(&self.flights, None).map_or(0, |index| index - self.landed_before),
+            Some(group) => group
+                .next(self.flights.iter(), None, Some(self.aloft))
+                .map_or(0, |index| index - self.landed_before),
         };
         let Some(Flight { future, items }) = self.flights.get_mut(index).and_then(Option::take) else {
             return false;
@@ -257,10 +262,15 @@ impl<I: Iterator, M: Mapper<I::Item>> Iterator for Map<I, M> {
 
     fn next(&mut self) -> Option<Self::Item> {
         loop {
+            if let Some(result) = self.held.take() {
+                return Some(result);
+            }
             if let Some(result) = self.ready.next() {
                 self.ahead -= 1;
+                // Held meanwhile: should the input panic, the result is there at the next call.
+                self.held = Some(result);
                 self.fill();
-                return Some(result);
+                continue;
             }
             if !self.land() {
                 return None;
@@ -269,11 +279,12 @@ impl<I: Iterator, M: Mapper<I::Item>> Iterator for Map<I, M> {
     }
 
     fn size_hint(&self) -> (usize, Option<usize>) {
+        let here = self.ahead + usize::from(self.held.is_some());
         if self.is_exhausted {
-            return (self.ahead, Some(self.ahead));
+            return (here, Some(here));
         }
         let (low, high) = self.items.size_hint();
-        (low.saturating_add(self.ahead), high.and_then(|high| high.checked_add(self.ahead)))
+        (low.saturating_add(here), high.and_then(|high| high.checked_add(here)))
     }
 }
 

@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 use std::sync::Weak;
 
-use crate::fork::PoolId;
+use crate::fork::{GENERATIONS, PerProcess, PoolId};
 use crate::panic_report::{self, PanicReport};
 use crate::sync::{Arc, Mutex};
 
@@ -22,24 +22,25 @@ pub trait Owner: Send + Sync {
     fn report_panic(&self, report: &PanicReport);
 }
 
-static OWNERS: Mutex<BTreeMap<PoolId, Weak<dyn Owner>>> = Mutex::new(BTreeMap::new());
+type Owners = Mutex<BTreeMap<PoolId, Weak<dyn Owner>>>;
+
+static OWNERS: PerProcess<Owners> = PerProcess::new([const { Mutex::new(BTreeMap::new()) }; GENERATIONS]);
 
 /// Enters a pool. It leaves by [`unregister`].
 pub fn register(pool: PoolId, owner: Weak<dyn Owner>) {
-    OWNERS.lock().insert(pool, owner);
+    OWNERS.here().lock().insert(pool, owner);
 }
 
 /// Strikes a pool out.
 pub fn unregister(pool: PoolId) {
-    OWNERS.lock().remove(&pool);
+    OWNERS.here().lock().remove(&pool);
 }
 
 fn find(pool: PoolId) -> Option<Arc<dyn Owner>> {
-    // In a forked child the lock may be held by a thread that is not there.
     if pool == PoolId::NONE || pool.is_inherited() {
         return None;
     }
-    OWNERS.lock().get(&pool)?.upgrade()
+    OWNERS.here().lock().get(&pool)?.upgrade()
 }
 
 pub(crate) fn cancelled(pool: PoolId) {

@@ -179,9 +179,12 @@ pub fn catch<R>(work: impl FnOnce() -> R) -> Result<R, PanicReport> {
     install_hook();
     let depth = ACTIVE.get();
     ACTIVE.set(depth + 1);
+    // A panic that is unwinding through here, if this is called by a destructor, keeps its own note.
+    let outer = PLACE.try_with(RefCell::take).ok().flatten();
     let caught = catch_unwind(AssertUnwindSafe(work));
     ACTIVE.set(depth);
-    caught.map_err(report_of)
+    let place = PLACE.try_with(|slot| slot.replace(outer)).ok().flatten();
+    caught.map_err(|payload| report_of(payload, place))
 }
 
 /// Runs `work`, whose panic nobody asked about: destructors of values that are being thrown away.
@@ -195,16 +198,10 @@ pub fn swallow(work: impl FnOnce()) {
 }
 
 #[cold]
-fn report_of(payload: Box<dyn Any + Send>) -> PanicReport {
-    let message = if let Some(text) = payload.downcast_ref::<&'static str>() {
-        (*text).to_owned()
-    } else if let Some(text) = payload.downcast_ref::<String>() {
-        text.clone()
-    } else {
-        "a panic with a payload that is no string".to_owned()
-    };
-    let mut report = PanicReport::new(message);
-    if let Some(place) = PLACE.take() {
+fn report_of(payload: Box<dyn Any + Send>, place: Option<Place>) -> PanicReport {
+    let mut report = PanicReport::new(message_of(&*payload));
+    // The note may be of an earlier panic, which the task caught itself, if this one went around the hook.
+    if let Some(place) = place.filter(|place| place.message == report.message) {
         report.file = place.file;
         report.line = place.line;
         report.column = place.column;
@@ -215,7 +212,18 @@ fn report_of(payload: Box<dyn Any + Send>) -> PanicReport {
     report
 }
 
+fn message_of(payload: &(dyn Any + Send)) -> String {
+    if let Some(text) = payload.downcast_ref::<&'static str>() {
+        (*text).to_owned()
+    } else if let Some(text) = payload.downcast_ref::<String>() {
+        text.clone()
+    } else {
+        "a panic with a payload that is no string".to_owned()
+    }
+}
+
 struct Place {
+    message: String,
     file: String,
     line: u32,
     column: u32,
@@ -239,6 +247,7 @@ fn install_hook() {
             if ACTIVE.try_with(Cell::get).is_ok_and(|active| active > 0) {
                 let backtrace = Backtrace::capture();
                 let place = Place {
+                    message: message_of(info.payload()),
                     file: info.location().map_or_else(String::new, |l| l.file().to_owned()),
                     line: info.location().map_or(0, std::panic::Location::line),
                     column: info.location().map_or(0, std::panic::Location::column),

@@ -408,10 +408,13 @@ impl Header {
         debug_assert!(entered.is_ok(), "the update always has a value");
     }
 
-    /// Whether the caller's is the only reference left: no future waits, and none can.
+    /// Whether only the runner, and the timer for each limit, have references left: no future waits, and none can.
     fn is_detached(&self) -> bool {
+        let limits = self.details.as_ref().map_or(0, |details| {
+            u32::from(details.timeout.is_some()) + u32::from(details.deadline.is_some())
+        });
         // ORDERING: relaxed: it only decides whether a panic is reported in one way or the other.
-        self.references.load(Ordering::Relaxed) == 1
+        self.references.load(Ordering::Relaxed) <= 1 + limits
     }
 
     /// Whether the runner may set the outcome: always, unless a timer may have been faster.
@@ -530,6 +533,12 @@ impl Task {
 
     pub(crate) fn details(&self) -> Option<&Details> {
         self.header().details.as_deref()
+    }
+
+    /// Whether somebody waits for it, or may want to be called back.
+    pub(crate) fn has_waiters(&self) -> bool {
+        // ORDERING: relaxed: a guess.
+        self.header().state.load(Ordering::Relaxed) & WAITERS != 0
     }
 
     pub(crate) fn label(&self) -> Option<&str> {
@@ -729,9 +738,9 @@ impl<T> Handle<T> {
         refuse(self.shared.cast(), error, 0)
     }
 
-    /// Cancels the task if nobody has started it; true also if it was cancelled before.
+    /// Cancels the task if nobody has started or cancelled it.
     pub(crate) fn cancel(&self) -> bool {
-        refuse(self.shared.cast(), TaskError::Cancelled, CANCELLED) || self.phase() == Phase::Cancelled
+        refuse(self.shared.cast(), TaskError::Cancelled, CANCELLED)
     }
 
     /// Sets the cancel token.
@@ -800,10 +809,9 @@ impl<T> Handle<T> {
 
     /// Makes `waker` the one to wake; false if the task is over already.
     pub(crate) fn set_waker(&self, waker: &Waker) -> bool {
-        self.shared().enter(|waiters| match &mut waiters.waker {
-            Some(old) if old.will_wake(waker) => {}
-            old => *old = Some(waker.clone()),
-        })
+        // Cloned before the lock, and the old one dropped after it: both are the runtime's code.
+        let mut waker = Some(waker.clone());
+        self.shared().enter(|waiters| std::mem::swap(&mut waiters.waker, &mut waker))
     }
 
     // What a promise may do beyond that.

@@ -7,11 +7,10 @@ use std::collections::VecDeque;
 use std::fmt;
 use std::time::{Duration, Instant};
 
-use crate::fork::is_forked_child;
 use crate::future::{TaskFuture, run_in_place};
-use crate::host;
+use crate::host::{self, Edges};
 use crate::sync::{Arc, Condvar, Mutex};
-use crate::task::{Listener, Notify};
+use crate::task::{Listener, Notify, Task};
 
 /// When [`wait`] returns.
 ///
@@ -97,20 +96,28 @@ where
         }
     }
     if !satisfied && left > 0 {
-        let group = Group::listening(&futures);
-        while left > 0 {
-            let Some(index) = group.next(&futures, deadline) else { break };
-            left -= 1;
-            let enough = match return_when {
-                ReturnWhen::FirstCompleted => true,
-                ReturnWhen::FirstError => failed(futures[index]),
-                ReturnWhen::AllCompleted => false,
-            };
-            if enough {
-                break;
+        // Waiting for all of them is waiting for each: a ring through any can never end, and then nothing is waited for.
+        let is_for_all = return_when == ReturnWhen::AllCompleted && deadline.is_none();
+        let awaited = if is_for_all && host::current().is_some() { unfinished(&futures) } else { Vec::new() };
+        if let Ok(_edges) = Edges::add(awaited) {
+            let group = Group::listening(&futures);
+            while left > 0 {
+                let Some(index) = group.next(futures.iter(), deadline, Some(left).filter(|_| !is_for_all))
+                else {
+                    break;
+                };
+                left -= 1;
+                let enough = match return_when {
+                    ReturnWhen::FirstCompleted => true,
+                    ReturnWhen::FirstError => failed(futures[index]),
+                    ReturnWhen::AllCompleted => false,
+                };
+                if enough {
+                    break;
+                }
             }
+            group.leave(&futures);
         }
-        group.leave(&futures);
     }
     let (done, not_done) = futures.into_iter().partition(|future| future.is_done());
     Waited { done, not_done }
@@ -187,7 +194,7 @@ pub struct AsCompleted<T> {
 
 impl<T> AsCompleted<T> {
     fn next_until(&mut self, deadline: Option<Instant>) -> Option<TaskFuture<T>> {
-        let index = self.group.next(&self.futures, deadline)?;
+        let index = self.group.next(self.futures.iter(), deadline, Some(self.left))?;
         self.left -= 1;
         self.futures[index].take()
     }
@@ -303,13 +310,14 @@ impl Group {
 
     /// Enters the group into a future; one that is over is put into the queue at once.
     pub(crate) fn listen<T>(self: &Arc<Self>, future: &TaskFuture<T>, index: usize) {
-        if !future.cell().listen(Listener::Group(Arc::<Self>::clone(self), index)) {
+        let is_over = future.is_lost() || future.cell().is_in_own_callback();
+        if is_over || !future.cell().listen(Listener::Group(Arc::<Self>::clone(self), index)) {
             self.notify(index);
         }
     }
 
     fn leave<T>(self: &Arc<Self>, futures: &[&TaskFuture<T>]) {
-        for (index, future) in futures.iter().enumerate() {
+        for (index, future) in futures.iter().enumerate().filter(|(_, future)| !future.is_lost()) {
             future.cell().unlisten(&Listener::Group(Arc::<Self>::clone(self), index));
         }
     }
@@ -318,37 +326,46 @@ impl Group {
         self.ended.lock().pop_front()
     }
 
-    /// The index of the next future to end, among those entered; `None` at the deadline, or where it could never end.
+    /// The index of the next future to end, among those entered, of which `left` are left (`None` if that does not
+    /// matter); `None` at the deadline, or where it could never end.
     ///
     /// On a worker (S4) a future that has not started is run in place; if all have, a spare worker takes over.
-    pub(crate) fn next<'f, T: 'f, F: AsFuture<T> + 'f>(
+    pub(crate) fn next<'f, T, F>(
         &self,
-        futures: impl IntoIterator<Item = &'f F> + Clone,
+        futures: impl Iterator<Item = &'f F> + Clone,
         deadline: Option<Instant>,
-    ) -> Option<usize> {
+        left: Option<usize>,
+    ) -> Option<usize>
+    where
+        T: 'f,
+        F: AsFuture<T> + 'f,
+    {
         if let Some(index) = self.pop() {
             return Some(index);
         }
-        if is_forked_child() && futures.clone().into_iter().filter_map(AsFuture::future).any(is_lost) {
-            return None;
-        }
-        let Some(host) = host::current() else { return self.block(deadline) };
+        let mut futures = futures.filter_map(AsFuture::future);
+        let Some(host) = host::current() else {
+            if futures.any(|future| host::serves(future.cell().pool()) && !future.is_done()) {
+                return None; // it would wait for itself
+            }
+            return self.block(deadline);
+        };
         if deadline.is_none() {
-            for future in futures.clone().into_iter().filter_map(AsFuture::future) {
-                if run_in_place(&*host, future.cell()) {
-                    break;
-                }
+            for future in futures.clone() {
+                let has_run = run_in_place(&*host, future.cell());
                 if let Some(index) = self.pop() {
                     return Some(index);
                 }
-            }
-            if let Some(index) = self.pop() {
-                return Some(index);
+                if has_run {
+                    break;
+                }
             }
         }
+        // The last one is waited for; of several, any may end first.
+        let last = futures.filter(|_| left == Some(1) && deadline.is_none()).find(|future| !future.is_done());
+        let targets = last.map(|future| future.cell().task()).into_iter().collect();
         let mut next = None;
-        // Any of them may end first, so this is no edge of the wait-for graph.
-        match host::block(&*host, None, || next = self.block(deadline)) {
+        match host::block(&*host, targets, || next = self.block(deadline)) {
             Ok(()) => next,
             Err(_) => None,
         }
@@ -391,7 +408,7 @@ impl<T> AsFuture<T> for Option<TaskFuture<T>> {
     }
 }
 
-/// Whether the future is of a pool left behind in the parent of this forked child.
-fn is_lost<T>(future: &TaskFuture<T>) -> bool {
-    !future.is_done() && future.cell().pool().is_inherited()
+/// The tasks among `futures` that are not over.
+fn unfinished<T>(futures: &[&TaskFuture<T>]) -> Vec<Task> {
+    futures.iter().filter(|future| !future.is_done()).map(|future| future.cell().task()).collect()
 }

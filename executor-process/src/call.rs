@@ -25,11 +25,15 @@ use crate::wire::{Panic, Status};
 #[repr(C)]
 pub(crate) struct Descriptor {
     magic: [u64; 2],
-    /// Decodes a context of the type.
-    context: fn(&[u8]) -> Result<Box<dyn Any>, Box<str>>,
-    /// Calls the function at an address of this process.
-    call: unsafe fn(usize, Option<&dyn Any>, &[u8], &mut Vec<u8>) -> Status,
+    context: DecodeContext,
+    call: Call,
 }
+
+/// Decodes a context of the described type.
+type DecodeContext = fn(&[u8]) -> Result<Box<dyn Any>, Box<str>>;
+
+/// Calls the function at an address of this process.
+type Call = unsafe fn(usize, Option<&dyn Any>, &[u8], &mut Vec<u8>) -> Status;
 
 const MAGIC: [u64; 2] = [0x8f1c_35d2_a96e_470b, 0x2be0_94c7_5d13_f86a];
 

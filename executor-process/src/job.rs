@@ -497,7 +497,9 @@ impl<R: Payload> Completion for One<R> {
     }
 
     fn cancel(&mut self) {
-        self.promise.take().map(Promise::cancel);
+        if let Some(promise) = self.promise.take() {
+            promise.cancel();
+        }
     }
 }
 
@@ -543,7 +545,9 @@ impl<R: Payload> Completion for Many<R> {
 
     fn cancel(&mut self) {
         if self.results.iter().all(Option::is_none) {
-            self.promise.take().map(Promise::cancel);
+            if let Some(promise) = self.promise.take() {
+                promise.cancel();
+            }
         } else {
             self.fail(TaskError::Cancelled);
         }

@@ -57,6 +57,11 @@ struct Handle {
 
 impl Drop for Handle {
     fn drop(&mut self) {
+        if self.shared.id.is_inherited() {
+            // Its dispatcher is not in this process, its locks may be held: leave it all as it is.
+            std::mem::forget(Arc::clone(&self.shared));
+            return;
+        }
         let how = if std::thread::panicking() { Shutdown::Cancel } else { Shutdown::Finish };
         self.shared.shutdown(how);
     }
@@ -139,6 +144,7 @@ impl ProcessPoolExecutor {
     /// assert_eq!(pool.try_submit(|n: u32| n, 7)?.result()?, 7);
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
+    #[expect(clippy::type_complexity, reason = "what comes back is what went in")]
     pub fn try_submit<A: Payload, R: Payload>(
         &self,
         f: fn(A) -> R,

@@ -41,6 +41,11 @@ struct Handle {
 
 impl Drop for Handle {
     fn drop(&mut self) {
+        if self.registry.id.is_inherited() {
+            // Its threads are not in this process, its locks may be held: leave it all as it is.
+            std::mem::forget(Arc::clone(&self.registry));
+            return;
+        }
         let how = if std::thread::panicking() { Shutdown::Cancel } else { Shutdown::Finish };
         self.registry.shutdown(how);
     }

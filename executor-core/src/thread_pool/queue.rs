@@ -11,7 +11,8 @@
 //! stream of urgent work starves them.
 //!
 //! A task in a worker's own deque is that worker's to run, so a thief may stop looking after [`MOST_VICTIMS`] others
-//! without losing a task. Before a worker blocks it puts its deques back into the injector.
+//! without losing a task. Before a worker blocks, or lies down as one too many, it puts its deques back into the
+//! injector, and while it is blocked it pushes there.
 
 use std::collections::BinaryHeap;
 use std::sync::OnceLock;
@@ -67,6 +68,9 @@ struct Slot {
 
 impl Queue {
     pub(super) fn new() -> Self {
+        // The deques' memory reclamation sets itself up at the first steal. Here and not on a worker, so that a `fork` of
+        // the program cannot catch it half-way, which a pool built in the child would wait for in vain.
+        let _ = Worker::<()>::new_fifo().stealer().steal();
         Self {
             injector: Injector::new(),
             urgent: Ranked::default(),
@@ -143,9 +147,9 @@ impl Queue {
             || self.victims(local.index, random).any(|slot| !slot.lifo.is_empty() || !slot.fifo.is_empty())
     }
 
-    /// Whether there is more for other workers after this one took a task.
-    pub(super) fn has_work_for_others(&self, local: &Local) -> bool {
-        !self.is_empty() || !local.fifo.is_empty() || !local.lifo.is_empty()
+    /// Whether there is more for other workers after this one took a task: where that came from, there may be another.
+    pub(super) fn has_work_for_others(&self, local: &Local, random: u32) -> bool {
+        !local.fifo.is_empty() || !local.lifo.is_empty() || self.has_work(local, random)
     }
 
     /// Whether anything waits outside the workers' own deques.
@@ -162,14 +166,11 @@ impl Queue {
             .or_else(|| self.later.pop())
     }
 
-    /// Puts a worker's own tasks where everybody looks. Says whether there were any.
-    pub(super) fn give_back(&self, local: &Local) -> bool {
-        let mut any = false;
+    /// Puts a worker's own tasks where everybody looks.
+    pub(super) fn give_back(&self, local: &Local) {
         while let Some(task) = local.fifo.pop().or_else(|| local.lifo.pop()) {
             self.injector.push(task);
-            any = true;
         }
-        any
     }
 
     fn inject_one(&self) -> Option<Task> {

@@ -14,7 +14,8 @@
 //! and found nothing. Of the two fences one comes first: either the submit sees the new phase, or a worker sees the
 //! task. So a task is accepted and runs before the shutdown returns, or its future says that it was refused.
 
-use std::thread::JoinHandle;
+use std::io;
+use std::thread::{JoinHandle, ThreadId};
 use std::time::{Duration, Instant};
 
 use crate::admission::{Capacity, Refusal};
@@ -68,6 +69,8 @@ pub(super) struct Registry {
 struct Life {
     broken: Option<Box<str>>,
     threads: Vec<JoinHandle<()>>,
+    /// Threads some shutdown is joining.
+    joining: Vec<ThreadId>,
 }
 
 const RUNNING: u32 = 0;
@@ -129,8 +132,13 @@ impl Registry {
         if when_full == WhenFull::Refuse {
             return Err(Refusal::Full);
         }
-        if host::is_worker_of(self.id) {
-            return Ok(Admission::RunHere);
+        if let Some(has_room) = host::with_worker_of(self.id, |host| host.has_room()) {
+            if has_room {
+                return Ok(Admission::RunHere);
+            }
+            // Neither waiting nor running it here would do: the bound gives way, by as much as stacks are deep.
+            self.capacity.take_anyway();
+            return Ok(Admission::Queue);
         }
         host::block_any(|| self.capacity.take(|| self.check()))?;
         Ok(Admission::Queue)
@@ -142,10 +150,10 @@ impl Registry {
     ///
     /// The pool is ending: the caller refuses the task if it can, and says so by [`withdrawn`](Self::withdrawn).
     pub(super) fn accept(self: &Arc<Self>, task: Task, admission: Admission) -> Result<(), Refusal> {
+        self.counters.submitted();
         if let Some(deadline) = task.details().and_then(|details| details.deadline) {
             self.timer.enter(deadline, &task, &self.settings.prefix);
         }
-        self.counters.submitted();
         if admission == Admission::RunHere {
             // Not pending any more if its deadline has passed.
             if let Some(started) = task.start() {
@@ -165,9 +173,12 @@ impl Registry {
         Ok(())
     }
 
-    /// A task that was counted as submitted was refused after all.
+    /// A task that was counted as submitted was refused after all. What is left of it in the queue must not keep a
+    /// shutdown waiting.
     pub(super) fn withdrawn(&self) {
         self.counters.withdrawn();
+        drop(self.life.lock());
+        self.ended.notify_all();
     }
 
     /// A task left the queue: its place is free.
@@ -185,21 +196,29 @@ impl Registry {
     #[cold]
     fn start_worker(self: &Arc<Self>) {
         if let Err(error) = worker::start(self) {
-            let was_last = self.sleep.end();
-            if was_last {
+            self.sleep.end();
+            // With others at work the pool goes on. With none, or all of them waiting for what nobody will run, it cannot.
+            if self.sleep.counts().active() == 0 {
                 self.break_down(format!("could not start a worker thread: {error}").into());
             }
         }
     }
 
-    pub(super) fn keep_thread(&self, thread: JoinHandle<()>, desk: Arc<Desk>) {
-        self.desks.lock().push(desk);
+    /// Starts a thread of this pool by `spawn`. Under the lock, so that it is entered before it can end.
+    pub(super) fn start_thread(
+        &self,
+        desk: &Arc<Desk>,
+        spawn: impl FnOnce() -> io::Result<JoinHandle<()>>,
+    ) -> io::Result<()> {
         let mut life = self.life.lock();
+        let thread = spawn()?;
+        self.desks.lock().push(Arc::clone(desk));
         // Threads that have ended, spare ones for the most part, are let go now and then.
         if life.threads.len() > 2 * self.sleep.counts().live() + 16 {
             life.threads.retain(|thread| !thread.is_finished());
         }
         life.threads.push(thread);
+        Ok(())
     }
 
     // --- ending ---
@@ -212,34 +231,47 @@ impl Registry {
 
     /// A worker ends. Its deques are empty.
     pub(super) fn worker_ended(self: &Arc<Self>, desk: &Arc<Desk>) {
+        drop(self.life.lock()); // it is entered by now
         self.desks.lock().retain(|other| !Arc::ptr_eq(other, desk));
         self.sleep.end();
         // The fence of L: somebody may have counted on this worker to look.
         fence(Ordering::SeqCst);
-        if !self.queue.is_empty() {
-            self.wake();
-        }
+        self.see_to_queue();
         drop(self.life.lock());
         self.ended.notify_all();
     }
 
-    /// Breaks the pool: whatever waits, and whatever is submitted later, fails with `reason`.
-    pub(super) fn break_down(&self, reason: Box<str>) {
-        {
-            let mut life = self.life.lock();
-            if life.broken.is_some() {
-                return;
-            }
-            life.broken = Some(reason.clone());
-            // ORDERING: seq-cst, see `check`; under the lock, so that who reads BROKEN finds the reason.
-            self.phase.store(BROKEN, Ordering::SeqCst);
+    /// Sees to it that whatever is queued is looked at: by a worker, or, if the pool is broken, here.
+    fn see_to_queue(self: &Arc<Self>) {
+        if self.queue.is_empty() {
+            return;
         }
-        fence(Ordering::SeqCst);
+        let broken = self.life.lock().broken.clone();
+        match broken {
+            None => self.wake(),
+            Some(reason) => self.fail_queue(&reason),
+        }
+    }
+
+    fn fail_queue(&self, reason: &str) {
         self.refuse_all(&|task| {
-            if task.refuse(TaskError::Broken(reason.clone())) {
+            if task.refuse(TaskError::Broken(reason.into())) {
                 self.counters.withdrawn();
             }
         });
+    }
+
+    /// Breaks the pool: whatever waits, and whatever is submitted later, fails with `reason`.
+    pub(super) fn break_down(&self, reason: Box<str>) {
+        let reason = {
+            let mut life = self.life.lock();
+            let reason = life.broken.get_or_insert(reason).clone();
+            // ORDERING: seq-cst, see `check`; under the lock, so that who reads BROKEN finds the reason.
+            self.phase.store(BROKEN, Ordering::SeqCst);
+            reason
+        };
+        fence(Ordering::SeqCst);
+        self.fail_queue(&reason);
         self.capacity.wake_all();
         self.sleep.wake_all();
         self.ended.notify_all();
@@ -274,10 +306,8 @@ impl Registry {
         self.capacity.wake_all();
         let mut cancelled = if how == Shutdown::Cancel { self.cancel_all() } else { 0 };
         self.sleep.wake_all();
-        if !self.queue.is_empty() {
-            self.wake(); // all workers may have ended
-        }
-        let waits = how != Shutdown::Background && !host::is_worker_of(self.id);
+        self.see_to_queue(); // all workers may have ended
+        let waits = how != Shutdown::Background && !self.is_own_thread();
         if waits {
             let deadline = match how {
                 Shutdown::Within(limit) => Instant::now().checked_add(limit),
@@ -297,34 +327,55 @@ impl Registry {
         ShutdownReport::new(finished, cancelled, after.queued + after.running)
     }
 
+    /// Whether this is a thread of the pool: at work, or ending, in the destructors of its thread-locals.
+    fn is_own_thread(&self) -> bool {
+        let me = std::thread::current().id();
+        let life = self.life.lock();
+        host::is_worker_of(self.id)
+            || life.threads.iter().any(|thread| thread.thread().id() == me)
+            || life.joining.contains(&me)
+    }
+
     /// Waits until no worker is alive and nothing is queued; false at the deadline.
-    fn wait_until_over(&self, deadline: Option<Instant>) -> bool {
-        let mut life = self.life.lock();
+    fn wait_until_over(self: &Arc<Self>, deadline: Option<Instant>) -> bool {
         loop {
-            if self.sleep.counts().live() == 0 && self.queue.is_empty() {
-                return true;
-            }
-            life = match deadline {
-                None => self.ended.wait(life),
-                Some(deadline) => {
-                    let left = deadline.saturating_duration_since(Instant::now());
-                    if left.is_zero() {
-                        return false;
-                    }
-                    self.ended.wait_timeout(life, left)
+            // A submit that was refused leaves its empty cell in the queue, maybe after the last worker has ended.
+            self.see_to_queue();
+            let life = self.life.lock();
+            if self.sleep.counts().live() == 0 {
+                if self.queue.is_empty() {
+                    return true;
                 }
-            };
+                continue;
+            }
+            let left = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
+            match left {
+                None => drop(self.ended.wait(life)),
+                Some(left) if left.is_zero() => return false,
+                Some(left) => drop(self.ended.wait_timeout(life, left)),
+            }
         }
     }
 
-    /// Joins the threads, so that their thread-locals are gone too, and ends the timer.
+    /// Joins the threads, so that their thread-locals are gone too, and ends the timer. Everybody who comes here returns
+    /// when that is done, whoever does it.
     fn join(&self) {
-        let threads = std::mem::take(&mut self.life.lock().threads);
+        let mut life = self.life.lock();
+        let threads = std::mem::take(&mut life.threads);
+        let ids: Vec<ThreadId> = threads.iter().map(|thread| thread.thread().id()).collect();
+        life.joining.extend(&ids);
+        drop(life);
         for thread in threads {
             // It catches every panic of the user's code.
             let _ = thread.join();
         }
         self.timer.stop();
+        let mut life = self.life.lock();
+        life.joining.retain(|id| !ids.contains(id));
+        self.ended.notify_all();
+        while !life.joining.is_empty() {
+            life = self.ended.wait(life);
+        }
     }
 
     // --- looking ---
@@ -340,6 +391,9 @@ impl Registry {
     }
 
     pub(super) fn workers(&self) -> Vec<WorkerInfo> {
+        if self.id.is_inherited() {
+            return Vec::new();
+        }
         let mut workers: Vec<_> = self.desks.lock().iter().map(|desk| (desk.index, desk.info())).collect();
         workers.sort_by_key(|(index, _)| *index);
         workers.into_iter().map(|(_, info)| info).collect()

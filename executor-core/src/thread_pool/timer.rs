@@ -1,9 +1,11 @@
 //! Time limits of tasks on threads: one thread a pool, started with the first limit, that ends what is late.
 //!
 //! A task with a deadline enters when it is submitted, one with a time-out when it starts; it leaves when it is over,
-//! so that the timer keeps nothing alive.
+//! so that the timer keeps nothing alive. Callbacks of a late task run on the timer's thread, which therefore first
+//! starts another one to take its place: a callback that blocks holds up no other limit.
 
 use std::collections::BTreeMap;
+use std::io;
 use std::thread::JoinHandle;
 use std::time::Instant;
 
@@ -24,28 +26,27 @@ struct Shared {
 #[derive(Debug, Default)]
 struct State {
     limits: BTreeMap<(Instant, usize), Task>,
-    thread: Option<JoinHandle<()>>,
+    /// The thread that watches, and those that run callbacks.
+    threads: Vec<JoinHandle<()>>,
+    is_watched: bool,
     is_stopped: bool,
+    name: String,
 }
 
 impl Timer {
     /// Enters a task that must be over by `limit`. If no thread can be had, the task's time is up at once.
     pub(super) fn enter(&self, limit: Instant, task: &Task, name: &str) {
         let mut state = self.shared.state.lock();
-        state.limits.insert((limit, task.id()), task.clone());
-        if state.thread.is_none() && !state.is_stopped {
-            let shared = Arc::clone(&self.shared);
-            let thread =
-                std::thread::Builder::new().name(format!("{name}-timer")).spawn(move || shared.run());
-            match thread {
-                Ok(thread) => state.thread = Some(thread),
-                Err(_) => {
-                    state.limits.remove(&(limit, task.id()));
-                    drop(state);
-                    return task.expire();
-                }
+        if !state.is_watched && !state.is_stopped {
+            if state.name.is_empty() {
+                state.name = format!("{name}-timer");
+            }
+            if self.shared.start(&mut state).is_err() {
+                drop(state);
+                return task.expire();
             }
         }
+        state.limits.insert((limit, task.id()), task.clone());
         drop(state);
         self.shared.changed.notify_one();
     }
@@ -56,26 +57,36 @@ impl Timer {
         drop(left); // outside the lock: it may be the last reference
     }
 
-    /// Ends the thread. Not on the thread itself, which may run callbacks.
+    /// Ends the threads. One that is calling, from a callback, is let go.
     pub(super) fn stop(&self) {
-        let (thread, limits) = {
+        let (threads, limits) = {
             let mut state = self.shared.state.lock();
             state.is_stopped = true;
-            (state.thread.take(), std::mem::take(&mut state.limits))
+            (std::mem::take(&mut state.threads), std::mem::take(&mut state.limits))
         };
-        self.shared.changed.notify_one();
+        self.shared.changed.notify_all();
         drop(limits);
-        if let Some(thread) = thread
-            && thread.thread().id() != std::thread::current().id()
-        {
-            // It catches every panic, so there is none to hear of.
-            let _ = thread.join();
+        for thread in threads {
+            if thread.thread().id() != std::thread::current().id() {
+                // It catches every panic, so there is none to hear of.
+                let _ = thread.join();
+            }
         }
     }
 }
 
 impl Shared {
-    fn run(&self) {
+    /// Starts a thread that watches.
+    fn start(self: &Arc<Self>, state: &mut State) -> io::Result<()> {
+        let shared = Arc::clone(self);
+        let thread = std::thread::Builder::new().name(state.name.clone()).spawn(move || shared.watch())?;
+        state.threads.retain(|thread| !thread.is_finished());
+        state.threads.push(thread);
+        state.is_watched = true;
+        Ok(())
+    }
+
+    fn watch(self: &Arc<Self>) {
         let mut state = self.state.lock();
         while !state.is_stopped {
             let now = Instant::now();
@@ -87,9 +98,13 @@ impl Shared {
                 }
                 Some(entry) => {
                     let late = entry.remove();
+                    let is_replaced = late.has_waiters() && self.start(&mut state).is_ok();
                     drop(state);
                     late.expire();
                     drop(late);
+                    if is_replaced {
+                        return;
+                    }
                     self.state.lock()
                 }
             };

@@ -54,24 +54,20 @@ pub(super) fn start(registry: &Arc<Registry>) -> io::Result<()> {
     // In a cell that both sides hold, so that the deques come back if the thread cannot be had.
     let luggage = Arc::new(Mutex::new(Some(local)));
     let luggage_there = Arc::clone(&luggage);
-    let thread = builder.spawn(move || {
-        let local = luggage_there.lock().take();
-        if let Some(local) = local {
-            live(registry_there, local, desk_there);
-        }
-    });
-    match thread {
-        Ok(thread) => {
-            registry.keep_thread(thread, desk);
-            Ok(())
-        }
-        Err(error) => {
-            if let Some(local) = luggage.lock().take() {
-                registry.queue.leave(local);
+    let started = registry.start_thread(&desk, || {
+        builder.spawn(move || {
+            let local = luggage_there.lock().take();
+            if let Some(local) = local {
+                live(registry_there, local, desk_there);
             }
-            Err(error)
-        }
+        })
+    });
+    if started.is_err()
+        && let Some(local) = luggage.lock().take()
+    {
+        registry.queue.leave(local);
     }
+    started
 }
 
 /// The whole life of a worker.
@@ -83,6 +79,7 @@ fn live(registry: Arc<Registry>, local: Local, desk: Arc<Desk>) {
         tick: Cell::new(1),
         random: Cell::new(u32::try_from(local.index).unwrap_or(0).wrapping_mul(0x9e37_79b9) | 1),
         is_searching: Cell::new(true),
+        blocks: Cell::new(0),
         registry,
         local,
         desk,
@@ -114,6 +111,8 @@ struct Worker {
     random: Cell<u32>,
     /// Whether `sleep` counts this worker as searching.
     is_searching: Cell<bool>,
+    /// How many waits are on its stack, one inside the other: it counts as blocked once.
+    blocks: Cell<u32>,
 }
 
 impl Worker {
@@ -141,6 +140,7 @@ impl Worker {
     fn next_task(&self) -> Option<Started> {
         loop {
             if !self.is_searching.get() && self.registry.sleep.is_surplus() {
+                self.registry.queue.give_back(&self.local); // it may not come back to them for long
                 self.start_search();
                 if self.rest() == Rested::Enough {
                     return None;
@@ -213,7 +213,7 @@ impl Worker {
         let started = task.start()?;
         if self.is_searching.replace(false)
             && self.registry.sleep.found()
-            && self.registry.queue.has_work_for_others(&self.local)
+            && self.registry.queue.has_work_for_others(&self.local, self.next_random())
         {
             self.registry.wake();
         }
@@ -291,8 +291,9 @@ impl Host for Worker {
         self.registry.id
     }
 
-    fn has_stack(&self) -> bool {
-        self.stack_base.abs_diff(stack_pointer()) < self.registry.settings.stack_size / STACK_SHARE
+    fn has_room(&self) -> bool {
+        let filled = self.stack_base.abs_diff(stack_pointer());
+        self.blocks.get() == 0 && filled < self.registry.settings.stack_size / STACK_SHARE
     }
 
     fn run(&self, task: Started) {
@@ -316,20 +317,32 @@ impl Host for Worker {
     }
 
     fn push(&self, task: Task) {
-        self.registry.queue.push_local(&self.local, task);
+        if self.blocks.get() == 0 {
+            self.registry.queue.push_local(&self.local, task);
+        } else {
+            self.registry.queue.push(task); // this worker does not come back to its own soon
+        }
     }
 
     fn before_block(&self) {
-        self.registry.queue.give_back(&self.local);
-        self.registry.sleep.block();
-        // P: what this worker would have run is for others now.
-        if !self.registry.queue.is_empty() {
-            self.registry.wake();
+        let blocks = self.blocks.get();
+        self.blocks.set(blocks + 1);
+        if blocks == 0 {
+            self.registry.queue.give_back(&self.local);
+            self.registry.sleep.block();
+            // P: what this worker would have run is for others now.
+            if !self.registry.queue.is_empty() {
+                self.registry.wake();
+            }
         }
     }
 
     fn after_block(&self) {
-        self.registry.sleep.unblock();
+        let blocks = self.blocks.get() - 1;
+        self.blocks.set(blocks);
+        if blocks == 0 {
+            self.registry.sleep.unblock();
+        }
     }
 }
 
