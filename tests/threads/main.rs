@@ -1,0 +1,17 @@
+//! What the thread pool alone must do, by the numbered semantics of the design (S1 to S14).
+
+#![allow(clippy::disallowed_types, reason = "tests watch the library from outside its models")]
+#![allow(clippy::unwrap_used, reason = "the helpers of tests, too")]
+
+#[path = "../support/mod.rs"]
+mod support;
+
+mod callbacks;
+mod cancel;
+mod fork;
+mod limits;
+mod panics;
+mod shutdown;
+mod waiting;
+mod wakeups;
+mod workers;
