@@ -1,0 +1,5 @@
+#!/usr/bin/env bash
+# The README's command: unit, integration and documentation tests of every crate.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+cargo test --workspace --locked
