@@ -1,6 +1,6 @@
 //! What can go wrong: building a pool, submitting a task, running it.
 //!
-//! Texts are lower case, say what was being done, and stay on their own level; the cause, if there is one, is the
+//! Texts are lower case and say what was being done; a cause in another layer, if there is one, is the
 //! [`source`](std::error::Error::source). A user function's own `Result` is an ordinary value and never appears here.
 
 use std::error::Error;
@@ -283,15 +283,8 @@ impl fmt::Display for TaskError {
     }
 }
 
-impl Error for TaskError {
-    fn source(&self) -> Option<&(dyn Error + 'static)> {
-        match self {
-            Self::WorkerDied(death) => Some(death),
-            Self::Panicked(report) => Some(report),
-            _ => None,
-        }
-    }
-}
+/// Its text says everything: a death or a panic is this error, not its cause.
+impl Error for TaskError {}
 
 const FORKED_CHILD: &str = "this process is a forked child; the pool belongs to its parent";
 

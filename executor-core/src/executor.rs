@@ -628,18 +628,10 @@ impl<R> Chunk<R> {
     }
 
     /// Calls `f` on every argument; a panic is that argument's result alone.
-    pub(crate) fn of<A>(args: Vec<A>, label: Option<&str>, f: impl Fn(A) -> R) -> Self {
+    fn of<A>(args: Vec<A>, f: impl Fn(A) -> R) -> Self {
         let start = Instant::now();
-        let results = args
-            .into_iter()
-            .map(|arg| {
-                panic_report::catch(|| f(arg)).map_err(|mut report| {
-                    report.label = label.map(str::to_owned);
-                    TaskError::Panicked(report)
-                })
-            })
-            .collect();
-        Self { results, run_time: start.elapsed() }
+        let results = args.into_iter().map(|arg| panic_report::catch(|| f(arg)).map_err(TaskError::Panicked));
+        Self { results: results.collect(), run_time: start.elapsed() }
     }
 }
 
@@ -699,7 +691,7 @@ impl<C, A, R> Callable<C, A, R> {
     /// assert!(chunk.results[1].as_ref().unwrap_err().is_panic());
     /// ```
     pub fn run_chunk(&self, args: Vec<A>) -> Chunk<R> {
-        Chunk::of(args, None, |arg| self.call(arg))
+        Chunk::of(args, |arg| self.call(arg))
     }
 
     pub(crate) fn call(&self, arg: A) -> R {

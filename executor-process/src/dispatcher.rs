@@ -26,7 +26,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
@@ -96,6 +96,9 @@ pub(crate) struct Dispatcher {
     unsent: BTreeSet<u64>,
     /// Workers the fork server was asked for and has not answered.
     requested: BTreeSet<u64>,
+    /// A descriptor kept free for the pidfd of each of them: one that cannot be received is a worker that cannot be
+    /// watched.
+    spare_fds: Vec<OwnedFd>,
     failed_starts: u32,
     /// No worker is started before, after several failures.
     start_after: Option<Instant>,
@@ -152,6 +155,7 @@ impl Dispatcher {
             idle: Vec::new(),
             unsent: BTreeSet::new(),
             requested: BTreeSet::new(),
+            spare_fds: Vec::new(),
             failed_starts: 0,
             start_after: None,
             next_worker: 0,
@@ -495,6 +499,7 @@ impl Dispatcher {
         let zygote = self.zygote.as_ref().ok_or(io::ErrorKind::NotConnected)?;
         let (ours, theirs) = socket::stream_pair()?;
         let (page, page_file) = SharedPage::create()?;
+        let spare = self.shared.doorbell.as_fd().try_clone_to_owned()?;
         self.epoll.add(ours.as_fd(), Interest::Read, tokens(number)[0])?;
         zygote.request_worker(number, theirs.as_fd(), page_file.as_fd())?;
         self.next_worker += 1;
@@ -507,6 +512,7 @@ impl Dispatcher {
         worker.write_frame(Kind::Setup, 0, &self.shared.settings.setup);
         self.workers.insert(number, worker);
         self.requested.insert(number);
+        self.spare_fds.push(spare);
         self.unsent.insert(number);
         Ok(())
     }
@@ -583,7 +589,7 @@ impl Dispatcher {
         let mut used = 0;
         let mut outcome = Ok(());
         while let Ok(Some((header, body))) =
-            self.next_frame(&input[used..filled]).inspect_err(|_| outcome = Err(Garbage))
+            self.next_frame(number, &input[used..filled]).inspect_err(|_| outcome = Err(Garbage))
         {
             used += HEADER + body.len();
             outcome = self.handle_frame(number, header, body);
@@ -597,9 +603,18 @@ impl Dispatcher {
         outcome
     }
 
-    /// The frame at the beginning of `bytes`, if it is there as a whole.
-    fn next_frame<'a>(&self, bytes: &'a [u8]) -> Result<Option<(Header, &'a [u8])>, Garbage> {
+    /// The frame at the beginning of `bytes`, if it is there as a whole; refused as soon as its header is, if it is out of
+    /// turn.
+    fn next_frame<'a>(&self, worker: u64, bytes: &'a [u8]) -> Result<Option<(Header, &'a [u8])>, Garbage> {
         let Some(header) = Header::decode(bytes)? else { return Ok(None) };
+        let is_expected = self.workers.get(&worker).is_some_and(|worker| match header.kind {
+            Kind::Ready => !worker.is_ready,
+            Kind::Reply => worker.at_work_on() == Some(header.number),
+            _ => false,
+        });
+        if !is_expected {
+            return Err(Garbage);
+        }
         // An error's text may be a little longer than the longest result.
         if header.length > self.shared.settings.message_limit.saturating_add(64 * 1024) {
             return Err(Garbage);
@@ -611,7 +626,7 @@ impl Dispatcher {
     fn handle_frame(&mut self, number: u64, header: Header, body: &[u8]) -> Result<(), Garbage> {
         let Some(worker) = self.workers.get_mut(&number) else { return Ok(()) };
         match header.kind {
-            Kind::Ready if !worker.is_ready => {
+            Kind::Ready => {
                 if header.status == Status::Failed {
                     let problem = String::from_utf8_lossy(body);
                     let reason = format!("the initializer of {} failed: {problem}", worker.name);
@@ -735,9 +750,11 @@ impl Dispatcher {
     /// A worker sent what no worker sends.
     fn distrust(&mut self, number: u64) {
         if let Some(worker) = self.workers.get_mut(&number) {
+            worker.is_ending = true;
             worker.is_drained = true; // nothing of what it says counts any more
             let _ = self.epoll.remove(worker.socket().as_fd());
         }
+        self.revoke(number); // it goes on until the signal comes
         self.kill(number);
     }
 
@@ -757,6 +774,7 @@ impl Dispatcher {
     fn see_death(&mut self, number: u64) {
         let Some(worker) = self.workers.get_mut(&number) else { return };
         worker.is_ending = true;
+        worker.is_dead = true;
         if let Some(process) = &worker.process {
             let _ = self.epoll.remove(process.pidfd.as_fd());
         }
@@ -788,7 +806,14 @@ impl Dispatcher {
     fn hear_fork_server(&mut self) {
         loop {
             let Some(zygote) = &self.zygote else { return };
-            match zygote.receive() {
+            // Room for one pidfd. What is not used is taken again, if it still can be.
+            let had_spare = self.spare_fds.pop().is_some();
+            let notice = zygote.receive();
+            let is_answer = matches!(notice, Ok(Some(Notice::Forked { .. } | Notice::ForkFailed { .. })));
+            if had_spare && !is_answer {
+                self.spare_fds.extend(self.shared.doorbell.as_fd().try_clone_to_owned());
+            }
+            match notice {
                 Ok(Some(notice)) => self.handle_notice(notice),
                 Ok(None) => return,
                 Err(_) => return self.lose_fork_server(),
@@ -809,13 +834,13 @@ impl Dispatcher {
                 }
             }
             Notice::ForkFailed { worker: number, error } => {
-                // Short of descriptors, there may be a worker all the same: from here on it begins nothing.
-                self.revoke(number);
-                self.idle.retain(|idle| *idle != number);
                 let Some(worker) = self.workers.get_mut(&number) else { return };
                 worker.close();
                 worker.is_ready = true; // not one that died while it started: it is counted here
-                self.settle(number, None);
+                worker.is_orphan = true;
+                // Short of descriptors, there may be a worker all the same: from here on it begins nothing.
+                self.revoke(number);
+                self.see_death(number);
                 self.count_failed_start(&format!("could not fork a worker process: {error}"));
             }
             Notice::Ended { worker, pid, exit, cpu_time, peak_memory } => {
@@ -833,17 +858,16 @@ impl Dispatcher {
         self.free_indices.insert(worker.index);
         let run_time = worker.busy_since.map_or(Duration::ZERO, |since| since.elapsed());
         let remains = worker.take_remains();
-        let has_begun = remains.victim.is_some();
-        let mut unbegun = remains.unbegun;
-        if let Some((victim, verdict)) = remains.victim {
+        let has_begun = !remains.victims.is_empty();
+        for (victim, verdict) in remains.victims {
             let error = verdict.unwrap_or_else(|| self.death_of(&worker, &victim, cause, run_time));
             if matches!(error, TaskError::WorkerDied(_)) && victim.job.may_retry() {
-                unbegun.insert(0, victim);
+                self.enqueue(victim);
             } else {
                 self.answer(&victim, Err(error), run_time);
             }
         }
-        self.requeue(unbegun);
+        self.requeue(remains.unbegun);
         if !worker.is_ready && !has_begun && self.ending.is_none() {
             let how =
                 cause.map_or_else(|| "for an unknown reason".to_owned(), |cause| format!("{:?}", cause.exit));
@@ -905,18 +929,23 @@ impl Dispatcher {
         let numbers: Vec<u64> = self.workers.keys().copied().collect();
         for number in numbers {
             let Some(worker) = self.workers.get_mut(&number) else { continue };
-            worker.is_orphan = true; // nobody will tell its cause of death
+            worker.is_orphan = true;
+            worker.is_ending = true;
+            // One that was forked, and not reported any more, begins nothing from here on.
+            self.revoke(number);
+            let Some(worker) = self.workers.get_mut(&number) else { continue };
             match &worker.process {
-                Some(process) => {
+                Some(process) if !worker.is_dead => {
                     // Its own children too. Their group keeps its number as long as one of them is there; that an empty
                     // one's were given away in these few moments would take a turn through all process ids.
                     process::kill_group(process.pid);
                     self.kill(number);
                 }
-                None => self.settle(number, None), // never forked
+                _ => self.see_death(number),
             }
         }
         self.requested.clear();
+        self.spare_fds.clear();
         if self.ending.is_some() && self.queue.is_empty() {
             return;
         }

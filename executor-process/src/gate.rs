@@ -14,8 +14,8 @@
 //!   then sends `LIFT`, behind everything it revoked.
 //! * The worker opens the gate when it reads `LIFT`. The parent revokes nothing more until it sees the gate open again.
 //!
-//! So after a death at any instruction: what was answered is done; if `begun` was not answered, that one task failed;
-//! everything after has not begun. Both sides write by compare-and-swap on one word, so "it began" and "it was revoked"
+//! So after a death at any instruction: what was answered is done; what has begun and was not answered has failed, one
+//! task unless the worker's answers were not to be trusted; everything after has not begun. Both sides write by compare-and-swap on one word, so "it began" and "it was revoked"
 //! exclude each other. A worker can scribble on its own gate: that costs its own tasks.
 
 use crate::sync::{AtomicU64, Ordering};
@@ -30,12 +30,14 @@ impl<'a> Gate<'a> {
         Self(word)
     }
 
-    /// The worker begins task `number`; false if it is revoked.
+    /// The worker begins task `number`; false if it is revoked, or has begun before.
     pub(crate) fn begin(self, number: u64) -> bool {
         // ORDERING: acquire-release, here and below: the gate carries no data, only its own order with the other side.
         self.0
             .fetch_update(Ordering::AcqRel, Ordering::Acquire, |word| {
-                (word & CLOSED == 0).then_some(number << 1)
+                // Each number once: a task that forks and returns in both processes has made a twin of the worker, with
+                // the same input and the same gate.
+                (word & CLOSED == 0 && number > word >> 1).then_some(number << 1)
             })
             .is_ok()
     }
@@ -77,6 +79,7 @@ mod tests {
         gate.lift();
         assert!(gate.begin(3));
         assert_eq!(gate.begun(), 3);
+        assert!(!gate.begin(3), "each number once");
     }
 
     #[test]

@@ -368,6 +368,9 @@ impl Job {
     /// Cancels what has not been answered.
     pub(crate) fn cancel(&self) -> Ended {
         self.unreserve();
+        if self.stage.get() == Stage::Running {
+            return self.fail(TaskError::Cancelled); // too late for `is_cancelled`
+        }
         self.end(|completion| completion.cancel())
     }
 

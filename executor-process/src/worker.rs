@@ -58,8 +58,10 @@ pub(crate) struct Worker {
     pub(crate) is_watched: bool,
     /// Whether a timer looks whether it has been idle for long enough.
     pub(crate) is_watched_idle: bool,
-    /// Whether its fork server is gone.
+    /// Whether nobody will tell how it ended: its fork server is gone.
     pub(crate) is_orphan: bool,
+    /// Whether its process was seen to have ended.
+    pub(crate) is_dead: bool,
     /// Why it was killed, for the task it was at.
     pub(crate) verdict: Option<(u64, TaskError)>,
     /// Whether a `Lift` must go before anything else.
@@ -87,8 +89,9 @@ pub(crate) struct Leg {
 
 /// What a worker has left behind.
 pub(crate) struct Remains {
-    /// The task it was at.
-    pub(crate) victim: Option<(Part, Option<TaskError>)>,
+    /// What it had begun and not answered, one item each, with the reason it was killed for it: the task it was at, and
+    /// more only if its answers were not to be trusted.
+    pub(crate) victims: Vec<(Part, Option<TaskError>)>,
     /// What had not begun.
     pub(crate) unbegun: Vec<Part>,
 }
@@ -115,6 +118,7 @@ impl Worker {
             is_watched: false,
             is_watched_idle: false,
             is_orphan: false,
+            is_dead: false,
             verdict: None,
             owes_lift: false,
             contexts: VecDeque::new(),
@@ -305,22 +309,25 @@ impl Worker {
         (self.gate().begun() >= first).then_some(first)
     }
 
-    /// Sorts what a dead worker had into the one task it was at and those it had not begun. Its connection has been read
-    /// to the end.
+    /// Sorts what a dead worker had into what it had begun and what not. Its connection has been read to the end.
     pub(crate) fn take_remains(&mut self) -> Remains {
-        let begun = self.at_work_on();
-        let verdict = self.verdict.take();
-        let mut unbegun: Vec<Part> = self.legs.drain(..).map(|leg| leg.part).collect();
-        self.load = 0;
-        let victim = begun.map(|number| {
-            let mut victim = unbegun.remove(0); // the front leg, which `at_work_on` has looked at
-            if let Some(rest) = victim.split_off(1) {
-                unbegun.insert(0, rest);
+        let begun = self.gate().begun();
+        let unbegun = self.cut_after(begun);
+        let mut verdict = self.verdict.take();
+        let mut victims = Vec::new();
+        for Leg { first, mut part } in self.legs.drain(..) {
+            for number in first.. {
+                let rest = part.split_off(1);
+                let verdict = verdict.take_if(|(aimed_at, _)| *aimed_at == number).map(|(_, error)| error);
+                victims.push((part, verdict));
+                match rest {
+                    Some(rest) => part = rest,
+                    None => break,
+                }
             }
-            let verdict = verdict.and_then(|(aimed_at, error)| (aimed_at == number).then_some(error));
-            (victim, verdict)
-        });
-        Remains { victim, unbegun }
+        }
+        self.load = 0;
+        Remains { victims, unbegun }
     }
 
     pub(crate) fn info(&self) -> WorkerInfo {

@@ -6,6 +6,7 @@
 //! ```
 
 mod builder;
+mod chunk;
 mod pool;
 mod queue;
 mod registry;

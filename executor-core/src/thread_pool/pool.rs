@@ -1,6 +1,7 @@
 //! `ThreadPoolExecutor`: the handle people hold.
 
 use std::fmt;
+use std::sync::Weak;
 use std::time::Duration;
 
 use crate::error::{BuildError, SubmitError};
@@ -13,6 +14,7 @@ use crate::sync::Arc;
 use crate::task::{self, Details};
 
 use super::builder::ThreadPoolBuilder;
+use super::chunk;
 use super::registry::{Admission, Registry, WhenFull};
 
 /// A pool of work-stealing threads.
@@ -37,6 +39,15 @@ pub struct ThreadPoolExecutor {
 /// What all handles share; the workers hold the registry alone, so they keep no pool alive.
 struct Handle {
     registry: Arc<Registry>,
+}
+
+/// See [`ThreadPoolExecutor::downgrade`].
+pub(super) struct WeakExecutor(Weak<Handle>);
+
+impl WeakExecutor {
+    pub(super) fn upgrade(&self) -> Option<ThreadPoolExecutor> {
+        self.0.upgrade().map(|handle| ThreadPoolExecutor { handle })
+    }
 }
 
 impl Drop for Handle {
@@ -97,6 +108,11 @@ impl ThreadPoolExecutor {
 
     pub(super) fn new_handle(registry: Arc<Registry>) -> Self {
         Self { handle: Arc::new(Handle { registry }) }
+    }
+
+    /// A reference that does not keep the pool from shutting down.
+    pub(super) fn downgrade(&self) -> WeakExecutor {
+        WeakExecutor(Arc::downgrade(&self.handle))
     }
 
     fn registry(&self) -> &Arc<Registry> {
@@ -305,7 +321,7 @@ impl ThreadPoolExecutor {
         self.registry().shutdown(Shutdown::Background);
     }
 
-    fn run_task<F, R>(&self, details: Option<Details>, work: F) -> TaskFuture<R>
+    pub(super) fn run_task<F, R>(&self, details: Option<Details>, work: F) -> TaskFuture<R>
     where
         F: FnOnce() -> R + Send + 'static,
         R: Send + 'static,
@@ -368,8 +384,7 @@ impl Executor for ThreadPoolExecutor {
         A: Payload,
         R: Payload,
     {
-        let label = options.label.clone();
-        self.run_task(details(options), move || Chunk::of(args, label.as_deref(), |arg| call.call(arg)))
+        chunk::submit(self, args, options, move |arg| call.call(arg))
     }
 
     fn shutdown_with(&self, how: Shutdown) -> ShutdownReport {
@@ -453,8 +468,7 @@ where
 
     fn send(&self, items: Vec<A>, options: &CallOptions) -> TaskFuture<Chunk<R>> {
         let f = Arc::clone(&self.f);
-        let label = options.label.clone();
-        self.pool.run_task(details(options), move || Chunk::of(items, label.as_deref(), |item| f(item)))
+        chunk::submit(&self.pool, items, options, move |item| f(item))
     }
 
     fn max_workers(&self) -> usize {
@@ -469,7 +483,7 @@ impl<F> fmt::Debug for ClosureMapper<F> {
 }
 
 /// What a task must carry of the options; most carry nothing.
-fn details(options: &CallOptions) -> Option<Details> {
+pub(super) fn details(options: &CallOptions) -> Option<Details> {
     let CallOptions { timeout, deadline, priority, label, .. } = options;
     let any = timeout.is_some() || deadline.is_some() || *priority != 0 || label.is_some();
     any.then(|| Details { label: label.clone(), timeout: *timeout, deadline: *deadline, priority: *priority })

@@ -201,7 +201,11 @@ impl Queue {
 
 impl Slot {
     fn steal(&self) -> Option<Task> {
-        until_settled(|| self.fifo.steal()).or_else(|| until_settled(|| self.lifo.steal()))
+        // A look costs two loads; a steal pins the memory reclamation of the deques, whose work grows with the number of
+        // threads: with thousands of them looking at empty deques it takes all their time.
+        let from =
+            |deque: &Stealer<Task>| if deque.is_empty() { None } else { until_settled(|| deque.steal()) };
+        from(&self.fifo).or_else(|| from(&self.lifo))
     }
 }
 

@@ -1,0 +1,79 @@
+//! A chunk of a `map` on threads: several items in one task, unless they turn out to be slow.
+//!
+//! A chunk is sized by what its predecessors cost. If an item costs far more all the same (a page that answers after many
+//! that were refused), those behind it must not wait for it: after [`PATIENCE`] the rest of the chunk is shared out, item
+//! by item, with helper tasks. The chunk's own task goes on taking items too, and in the end waits for its helpers: one
+//! that has not started then runs in place, and finds nothing left (S4).
+
+use std::time::{Duration, Instant};
+
+use crate::error::TaskError;
+use crate::executor::{CallOptions, Chunk};
+use crate::future::TaskFuture;
+use crate::panic_report;
+use crate::sync::{Arc, Mutex};
+use crate::task::Details;
+
+use super::pool::{ThreadPoolExecutor, details};
+
+/// How long a chunk keeps its items to itself. A chunk is made to take a fifth of that; longer would keep slow items
+/// waiting for each other, shorter shares out chunks that were just unlucky with the scheduler.
+const PATIENCE: Duration = Duration::from_millis(1);
+
+/// Runs `f` on all of `items` as one task.
+pub(super) fn submit<A, R, F>(
+    pool: &ThreadPoolExecutor,
+    items: Vec<A>,
+    options: &CallOptions,
+    f: F,
+) -> TaskFuture<Chunk<R>>
+where
+    A: Send + 'static,
+    R: Send + 'static,
+    F: Fn(A) -> R + Send + Sync + 'static,
+{
+    let details = details(options);
+    // A task keeps no pool alive.
+    let pool_there = pool.downgrade();
+    // Limits are for the chunk as a whole: a helper that ran into one would take its items with it.
+    let details_there = details.clone().map(|details| Details { timeout: None, deadline: None, ..details });
+    let label = options.label.clone();
+    pool.run_task(details, move || {
+        let start = Instant::now();
+        let run = Arc::new(move |item| {
+            panic_report::catch(|| f(item)).map_err(|mut report| {
+                report.label = label.as_deref().map(str::to_owned);
+                TaskError::Panicked(report)
+            })
+        });
+        let mut results = Vec::with_capacity(items.len());
+        let mut items = items.into_iter();
+        while let Some(item) = items.next() {
+            results.push(run(item));
+            if items.len() > 0 && start.elapsed() > PATIENCE {
+                let Some(pool) = pool_there.upgrade() else { continue };
+                let helpers = items.len().min(pool.max_workers());
+                let shared = Arc::new(Mutex::new(
+                    (results.len()..).zip(std::mem::take(&mut items).collect::<Vec<_>>()),
+                ));
+                let work = move || {
+                    let mut done = Vec::new();
+                    loop {
+                        let next = shared.lock().next();
+                        let Some((index, item)) = next else { return done };
+                        done.push((index, run(item)));
+                    }
+                };
+                let helpers: Vec<_> =
+                    (0..helpers).map(|_| pool.run_task(details_there.clone(), work.clone())).collect();
+                let mut rest = work();
+                // One that was refused or cancelled, by a shutdown, has taken nothing.
+                rest.extend(helpers.into_iter().filter_map(|helper| helper.result().ok()).flatten());
+                rest.sort_unstable_by_key(|(index, _)| *index);
+                results.extend(rest.into_iter().map(|(_, result)| result));
+                break;
+            }
+        }
+        Chunk::new(results, start.elapsed())
+    })
+}
