@@ -204,7 +204,7 @@ impl<T> TaskFuture<T> {
         if won {
             owner::cancelled(self.cell.pool());
         }
-        won || self.is_cancelled()
+        won || self.cell.is_cancelled()
     }
 
     /// Cancels the task if it has not started, and asks for its end if it has: a process worker is killed and
@@ -540,7 +540,7 @@ impl<T> Promise<T> {
     /// assert!(promise.is_cancelled());
     /// ```
     pub fn is_cancelled(&self) -> bool {
-        self.cell.phase() == Phase::Cancelled
+        self.cell.is_cancelled()
     }
 
     /// Distinguishes the task from every other one alive; what [`Owner::abort`](crate::owner::Owner::abort) is called

@@ -126,6 +126,11 @@ pub fn serve(pool: PoolId) {
     SERVANT.set(pool);
 }
 
+/// Whether this thread completes the futures of some pool.
+pub(crate) fn is_servant() -> bool {
+    SERVANT.try_with(Cell::get).is_ok_and(|served| served != PoolId::NONE)
+}
+
 /// Whether this thread completes the futures of `pool`.
 #[must_use]
 pub fn serves(pool: PoolId) -> bool {

@@ -41,7 +41,9 @@ pub use future::{Promise, TaskFuture};
 pub use map::{CallMapper, Map, Mapper};
 pub use panic_report::{PanicDetails, PanicReport};
 pub use stats::{PoolStats, ShutdownReport, WorkerInfo};
-pub use thread_pool::{ClosureMapper, InitOutcome, ThreadPoolBuilder, ThreadPoolExecutor};
+pub use thread_pool::{
+    ClosureMapper, InitOutcome, Scope, ScopedFuture, ThreadPoolBuilder, ThreadPoolExecutor,
+};
 pub use wait::{
     AsCompleted, AsCompletedTimeout, ReturnWhen, Unfinished, Waited, as_completed, as_completed_timeout, wait,
 };

@@ -223,7 +223,7 @@ impl<I: Iterator, M: Mapper<I::Item>> Map<I, M> {
             Some(_) if self.aloft == 0 => return false,
             // Where waiting could never end, the oldest one says why.
             Some(group) => group
-                .next(self.flights.iter(), None, Some(self.aloft))
+                .next(self.flights.iter(), self.landed_before, None, Some(self.aloft))
                 .map_or(0, |index| index - self.landed_before),
         };
         let Some(Flight { future, items }) = self.flights.get_mut(index).and_then(Option::take) else {

@@ -352,12 +352,19 @@ impl Header {
         match state & PHASE {
             PENDING | RESERVED => Phase::Pending,
             RUNNING => Phase::Running,
-            _ if state & CANCELLED != 0 => Phase::Cancelled,
-            FINISHED => Phase::Finished,
-            // A callback that asks its own future finds it finished; to others it is running until callbacks are over.
-            SET if self.runner() == ThreadSlot::current() => Phase::Finished,
+            // A callback that asks its own future finds it over; to others it is as before until callbacks are through.
+            FINISHED | SET if state & PHASE == FINISHED || self.runner() == ThreadSlot::current() => {
+                if state & CANCELLED == 0 { Phase::Finished } else { Phase::Cancelled }
+            }
+            _ if state & CANCELLED != 0 => Phase::Pending,
             _ => Phase::Running,
         }
+    }
+
+    /// Whether somebody has cancelled it, the outcome being there yet or not.
+    fn is_cancelled(&self) -> bool {
+        // ORDERING: relaxed: nothing is read through it.
+        self.state.load(Ordering::Relaxed) & CANCELLED != 0
     }
 
     fn is_finished(&self) -> bool {
@@ -741,6 +748,11 @@ impl<T> Handle<T> {
     /// Cancels the task if nobody has started or cancelled it.
     pub(crate) fn cancel(&self) -> bool {
         refuse(self.shared.cast(), TaskError::Cancelled, CANCELLED)
+    }
+
+    /// Whether somebody has cancelled it, the outcome being there yet or not.
+    pub(crate) fn is_cancelled(&self) -> bool {
+        self.shared().header.is_cancelled()
     }
 
     /// Sets the cancel token.

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use crate::future::{TaskFuture, run_in_place};
 use crate::host::{self, Edges};
-use crate::sync::{Arc, Condvar, Mutex};
+use crate::sync::{Arc, AtomicUsize, Condvar, Mutex, Ordering};
 use crate::task::{Listener, Notify, Task};
 
 /// When [`wait`] returns.
@@ -102,7 +102,7 @@ where
         if let Ok(_edges) = Edges::add(awaited) {
             let group = Group::listening(&futures);
             while left > 0 {
-                let Some(index) = group.next(futures.iter(), deadline, Some(left).filter(|_| !is_for_all))
+                let Some(index) = group.next(futures.iter(), 0, deadline, Some(left).filter(|_| !is_for_all))
                 else {
                     break;
                 };
@@ -194,7 +194,7 @@ pub struct AsCompleted<T> {
 
 impl<T> AsCompleted<T> {
     fn next_until(&mut self, deadline: Option<Instant>) -> Option<TaskFuture<T>> {
-        let index = self.group.next(self.futures.iter(), deadline, Some(self.left))?;
+        let index = self.group.next(self.futures.iter(), 0, deadline, Some(self.left))?;
         self.left -= 1;
         self.futures[index].take()
     }
@@ -288,6 +288,8 @@ impl<T> std::error::Error for Unfinished<T> {}
 pub(crate) struct Group {
     ended: Mutex<VecDeque<usize>>,
     some: Condvar,
+    /// How many of the futures, from the first, are known to have started.
+    passed: AtomicUsize,
 }
 
 impl Notify for Group {
@@ -327,12 +329,13 @@ impl Group {
     }
 
     /// The index of the next future to end, among those entered, of which `left` are left (`None` if that does not
-    /// matter); `None` at the deadline, or where it could never end.
+    /// matter) and `before` have gone from the front of `futures`; `None` at the deadline, or where it could never end.
     ///
     /// On a worker (S4) a future that has not started is run in place; if all have, a spare worker takes over.
     pub(crate) fn next<'f, T, F>(
         &self,
         futures: impl Iterator<Item = &'f F> + Clone,
+        before: usize,
         deadline: Option<Instant>,
         left: Option<usize>,
     ) -> Option<usize>
@@ -343,26 +346,32 @@ impl Group {
         if let Some(index) = self.pop() {
             return Some(index);
         }
-        let mut futures = futures.filter_map(AsFuture::future);
         let Some(host) = host::current() else {
-            if futures.any(|future| host::serves(future.cell().pool()) && !future.is_done()) {
-                return None; // it would wait for itself
+            let would_wait_for_itself =
+                |future: &TaskFuture<T>| host::serves(future.cell().pool()) && !future.is_done();
+            if host::is_servant() && futures.filter_map(AsFuture::future).any(would_wait_for_itself) {
+                return None;
             }
             return self.block(deadline);
         };
         if deadline.is_none() {
-            for future in futures.clone() {
-                let has_run = run_in_place(&*host, future.cell());
+            // A task that has started never becomes pending again: those passed are not looked at twice.
+            let passed = self.passed.load(Ordering::Relaxed);
+            for future in futures.clone().skip(passed.saturating_sub(before)) {
+                let has_run = future.future().is_some_and(|future| run_in_place(&*host, future.cell()));
                 if let Some(index) = self.pop() {
                     return Some(index);
                 }
                 if has_run {
                     break;
                 }
+                self.passed.fetch_add(1, Ordering::Relaxed);
             }
         }
+        let mut futures = futures.filter_map(AsFuture::future);
         // The last one is waited for; of several, any may end first.
-        let last = futures.filter(|_| left == Some(1) && deadline.is_none()).find(|future| !future.is_done());
+        let is_last = left == Some(1) && deadline.is_none();
+        let last = if is_last { futures.find(|future| !future.is_done()) } else { None };
         let targets = last.map(|future| future.cell().task()).into_iter().collect();
         let mut next = None;
         match host::block(&*host, targets, || next = self.block(deadline)) {

@@ -180,6 +180,9 @@ impl Dispatcher {
             shared.refuse_from_now_on(Refusal::Broken(reason.clone()));
             panic_report::swallow(|| self.fail_everything(&TaskError::Broken(reason)));
         }
+        self.workers.clear();
+        self.idle.clear();
+        self.publish_numbers();
         panic_report::swallow(|| drop(self));
         shared.abandon();
     }
@@ -1055,13 +1058,8 @@ impl Dispatcher {
 
     fn fail_everything(&mut self, error: &TaskError) {
         let mut parts: Vec<Part> = std::mem::take(&mut self.queue).into_values().collect();
-        for worker in self.workers.values_mut() {
-            parts.extend(worker.revoke());
-            // What runs may finish; what was never started cannot.
-            if !worker.is_ready {
-                parts.extend(worker.take_remains().unbegun);
-            }
-        }
+        // What has begun may finish.
+        parts.extend(self.workers.values_mut().flat_map(Worker::revoke));
         for part in parts {
             self.fail(&part.job, error.clone());
         }

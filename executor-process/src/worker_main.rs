@@ -145,7 +145,9 @@ impl Worker {
             // SAFETY: I2 of `call`: the parent named them together.
             status = unsafe { descriptor.call(function, None, &[], &mut self.out) };
         }
-        self.send_frame(Header { status, ..Header::new(Kind::Ready, 0, 0) })
+        self.send_frame(Header { status, ..Header::new(Kind::Ready, 0, 0) })?;
+        // A worker that is not set up runs nothing.
+        if status == Status::Returned { Ok(()) } else { Err(Broken) }
     }
 
     fn run_tasks(&mut self, header: Header, body: &[u8]) -> Result<(), Broken> {

@@ -10,9 +10,12 @@ mod chunk;
 mod pool;
 mod queue;
 mod registry;
+mod scope;
 mod sleep;
+mod spawn_future;
 mod timer;
 mod worker;
 
 pub use builder::{InitOutcome, ThreadPoolBuilder};
 pub use pool::{ClosureMapper, ThreadPoolExecutor};
+pub use scope::{Scope, ScopedFuture};

@@ -7,7 +7,7 @@ use std::time::Duration;
 use crate::error::{BuildError, SubmitError};
 use crate::executor::{CallOptions, Callable, Chunk, Executor, Options, Payload, Shutdown};
 use crate::future::TaskFuture;
-use crate::host;
+use crate::host::{self, Host};
 use crate::map::{Map, Mapper};
 use crate::stats::{PoolStats, ShutdownReport, WorkerInfo};
 use crate::sync::Arc;
@@ -113,6 +113,16 @@ impl ThreadPoolExecutor {
     /// A reference that does not keep the pool from shutting down.
     pub(super) fn downgrade(&self) -> WeakExecutor {
         WeakExecutor(Arc::downgrade(&self.handle))
+    }
+
+    /// Whether `host` is one of its workers.
+    pub(super) fn owns(&self, host: &dyn Host) -> bool {
+        host.pool() == self.registry().id
+    }
+
+    /// Whether this thread is one of its workers.
+    pub(super) fn is_worker(&self) -> bool {
+        host::is_worker_of(self.registry().id)
     }
 
     fn registry(&self) -> &Arc<Registry> {
