@@ -7,9 +7,9 @@
 
 use crossbeam_utils::CachePadded;
 
+use crate::os::ThreadSlot;
 use crate::stats::PoolStats;
 use crate::sync::{AtomicU64, Ordering};
-use crate::task::ThreadSlot;
 
 /// How the function of a task came back.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

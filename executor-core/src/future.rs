@@ -12,9 +12,10 @@ use crossbeam_utils::sync::Parker;
 use crate::error::TaskError;
 use crate::fork::PoolId;
 use crate::host::{self, Host};
+use crate::os::ThreadSlot;
 use crate::owner;
 use crate::panic_report;
-use crate::task::{self, Details, Handle, Listener, Outcome, Phase, ThreadSlot};
+use crate::task::{self, Details, Handle, Listener, Outcome, Phase};
 
 /// The handle to the value of a task: wait for it, look at it, be called back, or `.await` it.
 ///

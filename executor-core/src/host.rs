@@ -21,8 +21,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 
 use crate::fork::{GENERATIONS, PerProcess, PoolId};
+use crate::os::ThreadSlot;
 use crate::sync::Mutex;
-use crate::task::{Started, Task, ThreadSlot};
+use crate::task::{Started, Task};
 
 /// A worker thread, as seen by code that waits on it.
 pub(crate) trait Host {

@@ -4,17 +4,20 @@
 //! inside, lower rows knowing nothing of higher ones (`tests/architecture.rs` of the facade sees to it):
 //!
 //! ```text
-//!   thread_pool   builder · pool · registry · worker · queue · sleep · timer
-//!   executor      trait Executor, options, Callable, Payload · map
+//!   thread_pool   builder · pool · scope · spawn_future · chunk
+//!                 registry · worker · queue · sleep · timer
+//!   executor      trait Executor, options
+//!   map           Map: window, chunks · call: what travels
 //!   future        TaskFuture, Promise · wait, as_completed · current
 //!   host          what a worker offers to a wait on it
 //!   task          the one heap cell                                                      (unsafe here)
 //!   owner         the way from a task back to its pool
-//!   counters · admission
-//!   error · panic_report · stats · fork · os · sync
+//!   admission · counters · stats
+//!   error · panic_report · fork · os · sync
 //! ```
 
 pub mod admission;
+mod call;
 pub mod counters;
 mod current;
 mod error;
@@ -32,13 +35,12 @@ mod task;
 mod thread_pool;
 mod wait;
 
+pub use call::{CallOptions, Callable, Callee, Chunk, Payload, SharedContext};
 pub use current::{CurrentTask, current_task};
 pub use error::{BuildError, DeathDetails, Limit, SubmitError, TaskError, WorkerDeath};
-pub use executor::{
-    CallOptions, Callable, Callee, Chunk, Executor, Options, Payload, SharedContext, Shutdown,
-};
+pub use executor::{CallMapper, Executor, Options, Shutdown};
 pub use future::{Promise, TaskFuture};
-pub use map::{CallMapper, Map, Mapper};
+pub use map::{Map, Mapper};
 pub use panic_report::{PanicDetails, PanicReport};
 pub use stats::{PoolStats, ShutdownReport, WorkerInfo};
 pub use thread_pool::{

@@ -19,8 +19,8 @@ use std::fmt;
 use std::iter::FusedIterator;
 use std::time::Duration;
 
+use crate::call::{CallOptions, Chunk};
 use crate::error::TaskError;
-use crate::executor::{CallOptions, Callable, Chunk, Executor, Payload};
 use crate::future::TaskFuture;
 use crate::sync::Arc;
 use crate::wait::{AsFuture, Group};
@@ -106,47 +106,6 @@ pub trait Mapper<A> {
 
     /// How many chunks can run at the same time.
     fn max_workers(&self) -> usize;
-}
-
-/// Sends items to an [`Executor`].
-///
-/// ```
-/// use executor_core::{CallMapper, Executor, Map, ThreadPoolExecutor};
-/// use std::ops::Range;
-///
-/// let pool = ThreadPoolExecutor::new(1)?;
-/// let map: Map<Range<u8>, CallMapper<ThreadPoolExecutor, (), u8, u8>> = Executor::map(&pool, |n| n, 0..3);
-/// assert_eq!(map.count(), 3);
-/// # Ok::<(), executor_core::BuildError>(())
-/// ```
-#[derive(Debug)]
-pub struct CallMapper<E, C, A, R> {
-    executor: E,
-    call: Callable<C, A, R>,
-}
-
-impl<E, C, A, R> CallMapper<E, C, A, R> {
-    pub(crate) const fn new(executor: E, call: Callable<C, A, R>) -> Self {
-        Self { executor, call }
-    }
-}
-
-impl<E, C, A, R> Mapper<A> for CallMapper<E, C, A, R>
-where
-    E: Executor,
-    C: Payload + Sync,
-    A: Payload,
-    R: Payload,
-{
-    type Output = R;
-
-    fn send(&self, items: Vec<A>, options: &CallOptions) -> TaskFuture<Chunk<R>> {
-        self.executor.submit_chunk(self.call.clone(), items, options)
-    }
-
-    fn max_workers(&self) -> usize {
-        self.executor.max_workers()
-    }
 }
 
 impl<I: Iterator, M: Mapper<I::Item>> Map<I, M> {

@@ -54,6 +54,7 @@ use crossbeam_utils::sync::Unparker;
 use crate::counters::Ending;
 use crate::error::TaskError;
 use crate::fork::PoolId;
+use crate::os::ThreadSlot;
 use crate::owner;
 use crate::panic_report;
 use crate::sync::{Arc, AtomicU32, Mutex, Ordering, UnsafeCell, fence};
@@ -196,30 +197,6 @@ impl Listener {
             Self::Thread(_, unparker) => unparker.unpark(),
             Self::Group(group, index) => group.notify(index),
         }
-    }
-}
-
-/// The number of a thread; never given twice in one process. 0 stands for none.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) struct ThreadSlot(u32);
-
-impl ThreadSlot {
-    pub(crate) const fn index(self) -> usize {
-        self.0 as usize
-    }
-
-    pub(crate) fn current() -> Self {
-        static NEXT: AtomicU32 = AtomicU32::new(1);
-        thread_local! {
-            static SLOT: std::cell::Cell<u32> = const { std::cell::Cell::new(0) };
-        }
-        Self(SLOT.with(|slot| {
-            if slot.get() == 0 {
-                // ORDERING: relaxed, only uniqueness matters.
-                slot.set(NEXT.fetch_add(1, Ordering::Relaxed));
-            }
-            slot.get()
-        }))
     }
 }
 
@@ -381,12 +358,12 @@ impl Header {
     fn runner(&self) -> ThreadSlot {
         // ORDERING: relaxed: compared with the own slot, or read under the lock of the wait-for graph, and there a
         // stale 0 can only be of a task that has just started and therefore waits for nobody yet.
-        ThreadSlot(self.runner.load(Ordering::Relaxed))
+        ThreadSlot::of_number(self.runner.load(Ordering::Relaxed))
     }
 
     fn run_by_this_thread(&self) {
         // ORDERING: relaxed, see `runner`.
-        self.runner.store(ThreadSlot::current().0, Ordering::Relaxed);
+        self.runner.store(ThreadSlot::current().number(), Ordering::Relaxed);
     }
 
     /// Moves from phase `from` to phase `to`, setting `flags`. Exactly one caller succeeds.

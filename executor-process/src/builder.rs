@@ -314,7 +314,7 @@ impl ProcessPoolBuilder {
             message_limit: self.message_limit,
             zygote: self.zygote,
             setup: encoded_setup,
-            has_cpu_time_limit: setup.cpu_time_limit.is_some(),
+            cpu_time_limit: setup.cpu_time_limit.map(Duration::from_secs),
         };
         // Two descriptors a worker; where the limit cannot be raised, starting workers will say so.
         let _ = limits::raise_open_files();

@@ -239,6 +239,10 @@ impl Arguments {
     }
 }
 
+/// So many workers in a row that die before they begin a job are the job's fault: its argument does not even fit into
+/// them. Fewer would blame it for workers that were killed at random.
+const MOST_FALLS: u32 = 16;
+
 /// A job inside the dispatcher.
 pub(crate) struct Job {
     pub(crate) submission: Submission,
@@ -247,6 +251,8 @@ pub(crate) struct Job {
     answered: Cell<usize>,
     run_time: Cell<Duration>,
     attempts: Cell<u32>,
+    /// How often a worker died with this job next in its way.
+    falls: Cell<u32>,
     stage: Cell<Stage>,
     is_in_queue: Cell<bool>,
 }
@@ -267,6 +273,7 @@ impl Job {
             answered: Cell::new(0),
             run_time: Cell::new(Duration::ZERO),
             attempts: Cell::new(0),
+            falls: Cell::new(0),
             stage: Cell::new(Stage::Queued),
             is_in_queue: Cell::new(true),
         })
@@ -339,6 +346,12 @@ impl Job {
         let attempts = self.attempts.get();
         self.attempts.set(attempts + 1);
         attempts < self.submission.retries
+    }
+
+    /// Counts a worker that died before it had begun this job, which was next; says whether that may be chance.
+    pub(crate) fn may_fall_again(&self) -> bool {
+        self.falls.set(self.falls.get() + 1);
+        self.falls.get() < MOST_FALLS
     }
 
     /// An item is answered; says how the whole came out if it was the last one.

@@ -32,7 +32,8 @@ pub(crate) struct Settings {
     pub(crate) zygote: ZygoteConfig,
     /// What every worker is told first: a [`Setup`](crate::wire::Setup), encoded.
     pub(crate) setup: Vec<u8>,
-    pub(crate) has_cpu_time_limit: bool,
+    /// What that says of processor time, rounded up to seconds.
+    pub(crate) cpu_time_limit: Option<Duration>,
 }
 
 #[derive(Debug)]

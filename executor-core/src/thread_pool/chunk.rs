@@ -7,8 +7,8 @@
 
 use std::time::{Duration, Instant};
 
+use crate::call::{CallOptions, Chunk};
 use crate::error::TaskError;
-use crate::executor::{CallOptions, Chunk};
 use crate::future::TaskFuture;
 use crate::panic_report;
 use crate::sync::{Arc, Mutex};

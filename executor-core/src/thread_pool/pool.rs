@@ -4,8 +4,9 @@ use std::fmt;
 use std::sync::Weak;
 use std::time::Duration;
 
+use crate::call::{CallOptions, Callable, Chunk, Payload};
 use crate::error::{BuildError, SubmitError};
-use crate::executor::{CallOptions, Callable, Chunk, Executor, Options, Payload, Shutdown};
+use crate::executor::{Executor, Options, Shutdown};
 use crate::future::TaskFuture;
 use crate::host::{self, Host};
 use crate::map::{Map, Mapper};

@@ -9,6 +9,7 @@ use nix::sys::prctl;
 use nix::sys::signal::Signal;
 use nix::unistd::{Pid, getpgid, getppid, setpgid, setsid};
 use std::ffi::{CString, c_int};
+use std::fmt;
 use std::fs;
 use std::io;
 use std::mem::MaybeUninit;
@@ -23,6 +24,15 @@ pub(crate) enum Exit {
     Code(i32),
     /// A signal ended it; `core` says whether it left a core file.
     Signal { number: i32, core: bool },
+}
+
+impl fmt::Display for Exit {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Code(code) => write!(formatter, "exit code {code}"),
+            Self::Signal { number, .. } => write!(formatter, "signal {number}"),
+        }
+    }
 }
 
 /// What a process had used by its end, with the children it had waited for.

@@ -1,0 +1,255 @@
+//! Who gets what: the queue, and the workers it is handed to.
+//!
+//! An idle worker is used first, the one that was busy last; then a new one is started, up to `max_workers`; then busy
+//! workers get more than they are at, but only of functions known to be quick: about [`PREFETCH`] of predicted work,
+//! counted in time and not in tasks, since what waits behind a long task waits for nothing. If a task turns out longer
+//! than [`STUCK`] all the same, what was handed over behind it is revoked and goes elsewhere.
+
+use std::os::fd::AsFd;
+use std::rc::Rc;
+use std::time::{Duration, Instant};
+
+use executor_core::TaskError;
+
+use super::time::{GRACE, Timer};
+use super::{Dispatcher, Ending, tokens};
+use crate::job::{Ended, Job, Part};
+use crate::sys::poll::Interest;
+use crate::worker::Worker;
+
+/// How much predicted work a worker may hold beyond the task it is at. More hides the way to the parent and back, two
+/// wake-ups of some 25 µs each; less waits less behind a task that is longer than predicted.
+const PREFETCH: Duration = Duration::from_micros(100);
+
+/// The most tasks a worker may hold, for functions too quick to measure.
+const LARGEST_LOAD: usize = 256;
+
+/// Busy workers looked at for one more part, each time.
+const PREFETCH_CANDIDATES: usize = 64;
+
+/// After this long in one task, what was handed over behind it is revoked. Shorter revokes work that was about to run;
+/// longer keeps it from idle workers.
+pub(super) const STUCK: Duration = Duration::from_millis(1);
+
+impl Dispatcher {
+    // --- the queue ---
+
+    pub(super) fn enqueue(&mut self, part: Part) {
+        let job = &part.job;
+        if job.is_over() {
+            return self.leave_queue(job);
+        }
+        match &self.ending {
+            Some(Ending::Cancel) => return self.cancel(job),
+            Some(Ending::Broken(reason)) => return self.fail(job, TaskError::Broken(reason.clone())),
+            Some(Ending::Finish) | None => {}
+        }
+        let key = (-i64::from(job.submission.priority), job.order, part.items.start);
+        self.queue.insert(key, part);
+    }
+
+    /// Takes back parts that have not begun.
+    pub(super) fn requeue(&mut self, parts: Vec<Part>) {
+        for part in parts {
+            part.job.unreserve();
+            self.enqueue(part);
+        }
+    }
+
+    pub(super) fn leave_queue(&self, job: &Job) {
+        if job.leave_queue() {
+            self.shared.capacity.give_back();
+        }
+    }
+
+    pub(super) fn cancel(&self, job: &Job) {
+        self.leave_queue(job);
+        let ended = job.cancel();
+        self.count_end(ended);
+    }
+
+    pub(super) fn fail(&self, job: &Job, error: TaskError) {
+        self.leave_queue(job);
+        let ended = job.fail(error);
+        self.count_end(ended);
+    }
+
+    pub(super) fn count_end(&self, ended: Ended) {
+        match ended {
+            Ended::Before => {}
+            Ended::Unstarted => self.shared.counters.cancelled(),
+            Ended::Running => self.shared.counters.finished(executor_core::counters::Ending::Returned),
+        }
+    }
+
+    // --- handing over ---
+
+    pub(super) fn assign(&mut self) {
+        while !self.queue.is_empty() {
+            let worker = self.idle.pop().or_else(|| self.start_worker()).or_else(|| self.quick_worker());
+            let Some(worker) = worker else { break };
+            self.hand_over(worker);
+        }
+    }
+
+    /// Hands the next part over; if there is none after all, the worker is idle.
+    pub(super) fn hand_over(&mut self, number: u64) {
+        while let Some((_, mut part)) = self.queue.pop_first() {
+            let job = Rc::clone(&part.job);
+            if job.is_over() || !job.reserve() {
+                self.leave_queue(&job);
+                continue;
+            }
+            self.leave_queue(&job);
+            let Some(worker) = self.workers.get_mut(&number) else {
+                return self.requeue(vec![part]);
+            };
+            if let Some(most) = self.shared.settings.max_tasks_per_worker {
+                let left = most.saturating_sub(worker.handed);
+                if let Some(rest) = part.split_off(usize::try_from(left).unwrap_or(usize::MAX)) {
+                    self.enqueue(rest);
+                }
+            }
+            let Some(worker) = self.workers.get_mut(&number) else { return };
+            let was_idle = worker.legs.is_empty();
+            worker.hand_over(part);
+            if was_idle {
+                worker.busy_since = None;
+            }
+            self.unsent.insert(number);
+            if was_idle {
+                self.begin_task(number);
+            } else {
+                self.watch_for_stuck(number);
+            }
+            return;
+        }
+        if let Some(worker) = self.workers.get(&number)
+            && worker.legs.is_empty()
+            && !worker.is_ending
+            && !self.idle.contains(&number)
+        {
+            self.idle.push(number);
+        }
+    }
+
+    /// The worker is at the first of its tasks now, as far as is known here.
+    pub(super) fn begin_task(&mut self, number: u64) {
+        let Some(worker) = self.workers.get_mut(&number) else { return };
+        let Some(leg) = worker.legs.front() else { return };
+        if leg.part.job.start() {
+            self.shared.counters.started();
+        }
+        if !worker.is_ready {
+            return; // its time starts when it is set up
+        }
+        let now = Instant::now();
+        worker.busy_since = Some(now);
+        let task = leg.first;
+        if let Some(end) = leg.part.job.submission.timeout.and_then(|timeout| now.checked_add(timeout)) {
+            let timer = (end, Timer::TimeOut { worker: number, number: task });
+            self.timers.insert(timer);
+            worker.time_out = Some(end);
+        }
+        self.watch_for_stuck(number);
+    }
+
+    /// Looks again later if something waits behind the task the worker is at. One such timer a worker.
+    pub(super) fn watch_for_stuck(&mut self, number: u64) {
+        let Some(worker) = self.workers.get_mut(&number) else { return };
+        if worker.load > 1 && !worker.is_watched {
+            let Some(leg) = worker.legs.front() else { return };
+            worker.is_watched = true;
+            self.timers.insert((Instant::now() + STUCK, Timer::Stuck { worker: number, number: leg.first }));
+        }
+    }
+
+    /// A busy worker that may be given the next part on top of what it has.
+    pub(super) fn quick_worker(&mut self) -> Option<u64> {
+        let (_, part) = self.queue.first_key_value()?;
+        let mean = Duration::from_nanos(*self.means.get(&part.job.submission.head.function)?);
+        let most = PREFETCH.as_nanos() / mean.as_nanos().max(1);
+        let most = usize::try_from(most).unwrap_or(usize::MAX).min(LARGEST_LOAD);
+        if most == 0 {
+            return None;
+        }
+        let from = self.prefetch_from;
+        let found = self
+            .workers
+            .range(from..)
+            .chain(self.workers.range(..from))
+            .take(PREFETCH_CANDIDATES)
+            .find(|(_, worker)| {
+                worker.is_ready
+                    && worker.load > 0
+                    && worker.load <= most
+                    && worker.busy_since.is_none_or(|since| since.elapsed() < STUCK)
+                    && self.takes_more(worker)
+            })
+            .map(|(number, _)| *number)?;
+        self.prefetch_from = found + 1;
+        Some(found)
+    }
+
+    pub(super) fn takes_more(&self, worker: &Worker) -> bool {
+        let most = self.shared.settings.max_tasks_per_worker;
+        !worker.is_ending && most.is_none_or(|most| worker.handed < most)
+    }
+
+    pub(super) fn send(&mut self) {
+        for number in std::mem::take(&mut self.unsent) {
+            let Some(worker) = self.workers.get_mut(&number) else { continue };
+            // A worker that does not listen any more is about to be seen dead.
+            let Ok(is_left) = worker.flush() else { continue };
+            if is_left != worker.waits_to_write {
+                let interest = if is_left { Interest::ReadWrite } else { Interest::Read };
+                if self.epoll.modify(worker.socket().as_fd(), interest, tokens(number)[0]).is_ok() {
+                    worker.waits_to_write = is_left;
+                }
+            }
+        }
+    }
+
+    pub(super) fn learn(&mut self, function: u64, nanoseconds: u64) {
+        let mean = self.means.entry(function).or_insert(nanoseconds);
+        // Quick to believe that a function is slow, slow to believe that it is quick.
+        *mean =
+            if nanoseconds > *mean { (*mean + nanoseconds) / 2 } else { *mean - (*mean - nanoseconds) / 8 };
+    }
+
+    /// A worker has nothing to do: it waits for more, or ends if it has done its share.
+    pub(super) fn rest(&mut self, number: u64) {
+        let Some(worker) = self.workers.get(&number) else { return };
+        if worker.is_ending {
+            return;
+        }
+        if !self.takes_more(worker) {
+            return self.retire(number);
+        }
+        self.idle.push(number);
+        self.watch_for_rest(number);
+    }
+
+    /// Looks whether the worker has been idle for long enough, when it may have been. One such timer a worker.
+    pub(super) fn watch_for_rest(&mut self, number: u64) {
+        let Some(keep_alive) = self.shared.settings.keep_alive else { return };
+        let Some(worker) = self.workers.get_mut(&number) else { return };
+        if let Some(end) = worker.idle_since.checked_add(keep_alive)
+            && !std::mem::replace(&mut worker.is_watched_idle, true)
+        {
+            self.timers.insert((end, Timer::KeepAlive { worker: number }));
+        }
+    }
+
+    pub(super) fn retire(&mut self, number: u64) {
+        self.idle.retain(|idle| *idle != number);
+        if let Some(worker) = self.workers.get_mut(&number)
+            && !worker.is_ending
+        {
+            // What is still unsent goes first, if the socket takes it; the worker needs none of it.
+            let _ = worker.flush();
+            worker.close();
+            self.timers.insert((Instant::now() + GRACE, Timer::Grace { worker: number }));
+        }
+    }
+}

@@ -1,0 +1,191 @@
+//! Taking tasks back, ending workers, and settling what dead ones have left.
+//!
+//! A worker's end is known by its pidfd and told by the fork server with its cause. First the socket is read to its end;
+//! what was answered is done. Then the [`gate`](crate::gate) tells what it had begun: that has failed, or is tried again
+//! if asked for. The rest has not begun and goes back to its place in the queue.
+
+use std::os::fd::AsFd;
+use std::time::Duration;
+
+use executor_core::{Limit, TaskError, WorkerDeath};
+
+use super::{Dispatcher, Ending};
+use crate::job::Part;
+use crate::sys::process;
+use crate::worker::{Read, Worker};
+use crate::zygote::Exit;
+
+impl Dispatcher {
+    // --- taking back ---
+
+    pub(super) fn revoke(&mut self, number: u64) {
+        let Some(worker) = self.workers.get_mut(&number) else { return };
+        let parts = worker.revoke();
+        if parts.is_empty() {
+            return;
+        }
+        let is_idle = worker.legs.is_empty();
+        self.requeue(parts);
+        if is_idle {
+            self.rest(number);
+        }
+    }
+
+    /// Kills a worker because of the task it is at: what waits behind it is saved first, and if the worker has gone on
+    /// meanwhile, it lives.
+    pub(super) fn kill_for(&mut self, number: u64, task: u64, verdict: TaskError) {
+        self.revoke(number);
+        self.read(number);
+        let Some(worker) = self.workers.get_mut(&number) else { return };
+        if worker.at_work_on() != Some(task) {
+            return;
+        }
+        worker.verdict = Some((task, verdict));
+        self.kill(number);
+    }
+
+    pub(super) fn kill(&mut self, number: u64) {
+        self.idle.retain(|idle| *idle != number);
+        if let Some(worker) = self.workers.get_mut(&number) {
+            worker.is_ending = true;
+            if let Some(process) = &worker.process {
+                // One that has ended already is as good.
+                let _ = process::kill_by_pidfd(process.pidfd.as_fd());
+            } else {
+                worker.close();
+            }
+        }
+    }
+
+    /// A worker sent what no worker sends.
+    pub(super) fn distrust(&mut self, number: u64) {
+        if let Some(worker) = self.workers.get_mut(&number) {
+            worker.is_ending = true;
+            worker.is_drained = true; // nothing of what it says counts any more
+            let _ = self.epoll.remove(worker.socket().as_fd());
+        }
+        self.revoke(number); // it goes on until the signal comes
+        self.kill(number);
+    }
+
+    // --- deaths ---
+
+    /// A worker's connection is at its end: it is dead, or as good as dead.
+    pub(super) fn see_end(&mut self, number: u64) {
+        let Some(worker) = self.workers.get_mut(&number) else { return };
+        worker.is_drained = true;
+        let _ = self.epoll.remove(worker.socket().as_fd());
+        if !worker.is_ending {
+            self.kill(number);
+        }
+    }
+
+    /// A worker's process has ended. The cause comes from the fork server.
+    pub(super) fn see_death(&mut self, number: u64) {
+        let Some(worker) = self.workers.get_mut(&number) else { return };
+        worker.is_ending = true;
+        worker.is_dead = true;
+        if let Some(process) = &worker.process {
+            let _ = self.epoll.remove(process.pidfd.as_fd());
+        }
+        self.idle.retain(|idle| *idle != number);
+        self.drain(number);
+        if self.workers.get(&number).is_some_and(|worker| worker.is_orphan) {
+            self.settle(number, None);
+        }
+    }
+
+    /// Reads what a dead worker has sent, to the end.
+    pub(super) fn drain(&mut self, number: u64) {
+        loop {
+            let Some(worker) = self.workers.get_mut(&number) else { return };
+            if worker.is_drained {
+                return;
+            }
+            let read = worker.read();
+            if self.handle_frames(number).is_err() || !matches!(read, Ok(Read::Full | Read::Some)) {
+                break;
+            }
+        }
+        if let Some(worker) = self.workers.get_mut(&number) {
+            worker.is_drained = true;
+            let _ = self.epoll.remove(worker.socket().as_fd());
+        }
+    }
+
+    /// A worker is gone: its task has failed, what it had not begun goes back, its place is free.
+    pub(super) fn settle(&mut self, number: u64, cause: Option<Cause>) {
+        let Some(mut worker) = self.workers.remove(&number) else { return };
+        self.requested.remove(&number);
+        self.unsent.remove(&number);
+        self.free_indices.insert(worker.index);
+        let run_time = worker.busy_since.map_or(Duration::ZERO, |since| since.elapsed());
+        let remains = worker.take_remains();
+        let has_begun = !remains.victims.is_empty();
+        for (victim, verdict) in remains.victims {
+            let error = verdict.unwrap_or_else(|| self.death_of(&worker, &victim, cause, run_time));
+            let may_retry = matches!(self.ending, None | Some(Ending::Finish)) && victim.job.may_retry();
+            if matches!(error, TaskError::WorkerDied(_)) && may_retry {
+                self.enqueue(victim);
+            } else {
+                self.answer(&victim, Err(error), run_time);
+            }
+        }
+        let mut unbegun = remains.unbegun;
+        if worker.is_ready && !has_begun && !worker.is_orphan && !unbegun.is_empty() {
+            // Nobody knows what it died of, unless it happens again and again with the same argument in its way.
+            let first = unbegun.remove(0);
+            if first.job.may_fall_again() {
+                unbegun.insert(0, first);
+            } else {
+                let error = self.death_of(&worker, &first, cause, run_time);
+                self.fail(&first.job, error);
+            }
+        }
+        self.requeue(unbegun);
+        if !worker.is_ready && !has_begun && self.ending.is_none() {
+            let how = cause.map_or_else(|| "unknown cause".to_owned(), |cause| cause.exit.to_string());
+            self.count_failed_start(&format!("worker process {} died while it started: {how}", worker.pid()));
+        }
+    }
+
+    pub(super) fn death_of(
+        &self,
+        worker: &Worker,
+        victim: &Part,
+        cause: Option<Cause>,
+        run_time: Duration,
+    ) -> TaskError {
+        let mut death = WorkerDeath::new(worker.pid(), run_time);
+        death.label = victim.job.label().map(str::to_owned);
+        if let Some(cause) = cause {
+            death.pid = cause.pid;
+            death.cpu_time = cause.cpu_time;
+            death.peak_memory = cause.peak_memory;
+            match cause.exit {
+                Exit::Code(code) => death.exit_code = Some(code),
+                Exit::Signal { number, core } => {
+                    death.signal = Some(number);
+                    death.core_dumped = core;
+                }
+            }
+        }
+        if let Some(limit) = self.shared.settings.cpu_time_limit
+            && death.signal.is_some()
+            && (death.signal == Some(process::CPU_LIMIT_SIGNAL) || death.cpu_time >= limit)
+        {
+            // By the first signal or, a second later, by the one that cannot be ignored.
+            return TaskError::LimitExceeded(Limit::CpuTime);
+        }
+        TaskError::WorkerDied(death)
+    }
+}
+
+/// What the fork server says of a worker's end.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Cause {
+    pub(super) pid: u32,
+    pub(super) exit: Exit,
+    pub(super) cpu_time: Duration,
+    pub(super) peak_memory: u64,
+}

@@ -1,0 +1,325 @@
+//! The dispatcher: one thread that owns everything a process pool knows.
+//!
+//! ```text
+//!   inbox ──► queue ──hand over──► worker ──reply──► job ──► future
+//!               ▲                    │
+//!               └──── taken back ────┘   when it dies, is stuck behind a long task, or the pool shuts down
+//! ```
+//!
+//! It waits in one poll for the inbox's doorbell, the fork server, the workers' sockets and their pidfds, with the next
+//! time limit as time-out. No other thread touches what it owns, so there is no lock here, and no order of locks.
+//! Results are decoded and callbacks run on it (S3); a wait on it for a task of its own pool is an error (see
+//! [`host::serve`]).
+//!
+//! | file | what it does |
+//! |---|---|
+//! | this one | the loop, what handles ask for, the end |
+//! | [`assign`] | the queue, and who gets what |
+//! | [`replies`] | what workers say |
+//! | [`starts`] | starting workers, what the fork server says |
+//! | [`deaths`] | taking tasks back, killing, settling what dead workers leave |
+//! | [`time`] | time limits |
+
+mod assign;
+mod deaths;
+mod replies;
+mod starts;
+mod time;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::rc::Rc;
+use std::time::{Duration, Instant};
+
+use executor_core::admission::Refusal;
+use executor_core::{TaskError, host, panic_report};
+
+use self::time::{GRACE, Timer};
+use crate::job::{Job, Part};
+use crate::shared::{Command, Mail, Means, Shared};
+use crate::sync::{Arc, Ordering};
+use crate::sys::poll::{Epoll, Event, EventBuffer, Interest};
+use crate::sys::process;
+use crate::worker::Worker;
+use crate::zygote::Zygote;
+
+const DOORBELL: u64 = 0;
+const CONTROL: u64 = 1;
+
+/// The descriptors of the worker with this number in the poll: its socket, and its pidfd.
+const fn tokens(worker: u64) -> [u64; 2] {
+    [2 * worker + 2, 2 * worker + 3]
+}
+
+pub(crate) struct Dispatcher {
+    shared: Arc<Shared>,
+    epoll: Epoll,
+    zygote: Option<Zygote>,
+    workers: BTreeMap<u64, Worker>,
+    /// Higher priority first, then first come first served: parts that come back take their old place.
+    queue: BTreeMap<(i64, u64, usize), Part>,
+    /// Workers with nothing to do, the one that was busy last on top.
+    idle: Vec<u64>,
+    /// Workers with something to send.
+    unsent: BTreeSet<u64>,
+    /// Workers the fork server was asked for and has not answered.
+    requested: BTreeSet<u64>,
+    /// A descriptor kept free for the pidfd of each of them: one that cannot be received is a worker that cannot be
+    /// watched.
+    spare_fds: Vec<OwnedFd>,
+    failed_starts: u32,
+    /// No worker is started before, after several failures.
+    start_after: Option<Instant>,
+    next_worker: u64,
+    next_order: u64,
+    /// Indices of workers that are gone.
+    free_indices: BTreeSet<usize>,
+    next_index: usize,
+    timers: BTreeSet<(Instant, Timer)>,
+    /// Jobs with a deadline, by their order.
+    deadlines: BTreeMap<u64, Rc<Job>>,
+    /// How long a task of each function takes, by a moving mean, in nanoseconds.
+    means: BTreeMap<u64, u64>,
+    /// Where to look for the next busy worker to give more to.
+    prefetch_from: u64,
+    ending: Option<Ending>,
+}
+
+/// How the pool ends.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Ending {
+    Finish,
+    /// What comes into the queue is cancelled.
+    Cancel,
+    /// What comes into the queue fails with this reason.
+    Broken(Box<str>),
+}
+
+impl Dispatcher {
+    pub(crate) fn new(shared: Arc<Shared>, zygote: Zygote) -> io::Result<Self> {
+        let epoll = Epoll::new()?;
+        epoll.add(shared.doorbell.as_fd(), Interest::Read, DOORBELL)?;
+        epoll.add(zygote.control(), Interest::Read, CONTROL)?;
+        Ok(Self {
+            shared,
+            epoll,
+            zygote: Some(zygote),
+            workers: BTreeMap::new(),
+            queue: BTreeMap::new(),
+            idle: Vec::new(),
+            unsent: BTreeSet::new(),
+            requested: BTreeSet::new(),
+            spare_fds: Vec::new(),
+            failed_starts: 0,
+            start_after: None,
+            next_worker: 0,
+            next_order: 0,
+            free_indices: BTreeSet::new(),
+            next_index: 0,
+            timers: BTreeSet::new(),
+            deadlines: BTreeMap::new(),
+            means: BTreeMap::new(),
+            prefetch_from: 0,
+            ending: None,
+        })
+    }
+
+    /// Runs until the pool is over. The dispatcher's thread.
+    pub(crate) fn run(mut self) {
+        host::serve(self.shared.id);
+        let shared = Arc::clone(&self.shared);
+        // Whatever goes wrong in here, nobody shall wait for ever.
+        if let Err(report) = panic_report::catch(|| self.serve()) {
+            let reason: Box<str> = format!("the dispatcher failed: {report}").into();
+            shared.refuse_from_now_on(Refusal::Broken(reason.clone()));
+            panic_report::swallow(|| self.fail_everything(&TaskError::Broken(reason)));
+        }
+        self.workers.clear();
+        self.idle.clear();
+        self.publish_numbers();
+        panic_report::swallow(|| drop(self));
+        shared.abandon();
+    }
+
+    fn serve(&mut self) {
+        let mut events = EventBuffer::with_capacity(256);
+        loop {
+            let had_mail = self.take_mail();
+            self.assign();
+            self.send();
+            if !had_mail && self.is_over() {
+                return;
+            }
+            self.publish_numbers();
+            let time_out = if had_mail {
+                Some(Duration::ZERO) // more may have come in meanwhile, and nobody has rung
+            } else {
+                self.timers.first().map(|(at, _)| at.saturating_duration_since(Instant::now()))
+            };
+            let ready: Vec<Event> = match self.epoll.wait(&mut events, time_out) {
+                Ok(ready) => ready.collect(),
+                Err(error) => return self.break_down(format!("could not wait for events: {error}").into()),
+            };
+            for event in ready {
+                self.handle_event(event);
+            }
+            self.fire_timers();
+        }
+    }
+
+    fn publish_numbers(&self) {
+        // ORDERING: relaxed: numbers to look at.
+        self.shared.workers.store(self.workers.len(), Ordering::Relaxed);
+        self.shared.idle_workers.store(self.idle.len(), Ordering::Relaxed);
+    }
+
+    fn handle_event(&mut self, event: Event) {
+        match event.token {
+            DOORBELL => self.shared.doorbell.clear(),
+            CONTROL => self.hear_fork_server(),
+            token => {
+                let worker = token / 2 - 1;
+                if token == tokens(worker)[0] {
+                    if event.ready.writable {
+                        self.unsent.insert(worker);
+                    }
+                    if event.ready.readable || event.ready.closed {
+                        self.read(worker);
+                    }
+                } else {
+                    self.see_death(worker);
+                }
+            }
+        }
+    }
+
+    // --- what handles ask for ---
+
+    /// Deals with what is in the inbox; says whether there was anything.
+    fn take_mail(&mut self) -> bool {
+        let Mail { submissions, commands } = self.shared.collect();
+        let had_mail = !submissions.is_empty() || !commands.is_empty();
+        for submission in submissions {
+            let order = self.next_order;
+            self.next_order += 1;
+            let job = Job::new(submission, order);
+            if let Some(deadline) = job.submission.deadline {
+                self.timers.insert((deadline, Timer::Deadline { order }));
+                self.deadlines.insert(order, Rc::clone(&job));
+            }
+            self.enqueue(Part::whole(job));
+        }
+        for command in commands {
+            match command {
+                Command::Finish => drop(self.ending.get_or_insert(Ending::Finish)),
+                Command::Cancel => self.cancel_unbegun(),
+                Command::Stop(means) => {
+                    self.cancel_unbegun();
+                    self.stop_workers(means);
+                }
+                Command::Abort(id) => self.abort(id),
+                Command::Workers(promise) => {
+                    let mut workers: Vec<_> = self.workers.values().map(|w| (w.index, w.info())).collect();
+                    workers.sort_by_key(|(index, _)| *index);
+                    promise.complete(Ok(workers.into_iter().map(|(_, info)| info).collect()));
+                }
+            }
+        }
+        had_mail
+    }
+
+    fn cancel_unbegun(&mut self) {
+        if !matches!(self.ending, Some(Ending::Broken(_))) {
+            self.ending = Some(Ending::Cancel);
+        }
+        for part in std::mem::take(&mut self.queue).into_values() {
+            self.cancel(&part.job);
+        }
+        let numbers: Vec<u64> = self.workers.keys().copied().collect();
+        for number in numbers {
+            self.revoke(number);
+        }
+    }
+
+    fn stop_workers(&mut self, means: Means) {
+        for (number, worker) in &mut self.workers {
+            worker.is_ending = true;
+            if let Some(process) = &worker.process {
+                // One that has ended already is as good.
+                let _ = match means {
+                    Means::Terminate => process::terminate_by_pidfd(process.pidfd.as_fd()),
+                    Means::Kill => process::kill_by_pidfd(process.pidfd.as_fd()),
+                };
+            } else {
+                worker.close();
+            }
+            if means == Means::Terminate {
+                self.timers.insert((Instant::now() + GRACE, Timer::Grace { worker: *number }));
+            }
+        }
+        self.idle.clear();
+    }
+
+    /// Ends the running job with this id; one that waits is cancelled.
+    fn abort(&mut self, id: usize) {
+        if let Some((key, part)) = self.queue.iter().find(|(_, part)| part.job.id() == id) {
+            let (key, job) = (*key, Rc::clone(&part.job));
+            self.queue.remove(&key);
+            self.cancel(&job);
+        }
+        let holders: Vec<u64> = self
+            .workers
+            .values()
+            .filter(|worker| worker.legs.iter().any(|leg| leg.part.job.id() == id))
+            .map(|worker| worker.number)
+            .collect();
+        for number in holders {
+            self.read(number);
+            let at_work = self.workers.get(&number).and_then(|worker| {
+                let task = worker.at_work_on()?;
+                (worker.legs.front()?.part.job.id() == id).then_some(task)
+            });
+            match at_work {
+                Some(task) => self.kill_for(number, task, TaskError::Cancelled),
+                None => self.revoke(number),
+            }
+        }
+        // Taken back above, if it had not begun.
+        if let Some(job) =
+            self.queue.values().find(|part| part.job.id() == id).map(|part| Rc::clone(&part.job))
+        {
+            self.cancel(&job);
+        }
+    }
+
+    // --- the end ---
+
+    /// Whether everything is done that was asked for. Workers are told to end when nothing is left for them.
+    fn is_over(&mut self) -> bool {
+        if self.ending.is_none() || !self.queue.is_empty() {
+            return false;
+        }
+        let idle: Vec<u64> = self.workers.values().filter(|w| w.legs.is_empty()).map(|w| w.number).collect();
+        for number in idle {
+            self.retire(number);
+        }
+        self.workers.is_empty()
+    }
+
+    /// Breaks the pool: whatever waits, and whatever is submitted later, fails with `reason`.
+    fn break_down(&mut self, reason: Box<str>) {
+        self.shared.refuse_from_now_on(Refusal::Broken(reason.clone()));
+        self.ending = Some(Ending::Broken(reason.clone()));
+        self.fail_everything(&TaskError::Broken(reason));
+    }
+
+    fn fail_everything(&mut self, error: &TaskError) {
+        let mut parts: Vec<Part> = std::mem::take(&mut self.queue).into_values().collect();
+        // What has begun may finish.
+        parts.extend(self.workers.values_mut().flat_map(Worker::revoke));
+        for part in parts {
+            self.fail(&part.job, error.clone());
+        }
+    }
+}
