@@ -125,12 +125,15 @@ impl Dispatcher {
                 format!("{MOST_FAILED_STARTS} workers in a row could not be started; the last: {problem}");
             return self.break_down(reason.into());
         }
-        // The first ones may be bad luck; then each waits twice as long as the one before.
-        if let Some(doublings) = self.failed_starts.checked_sub(PATIENCE) {
-            let after = Instant::now() + SHORTEST_PAUSE * 2_u32.pow(doublings.min(8));
-            self.start_after = Some(after);
-            self.timers.insert((after, Timer::Start));
-        }
+        // The first ones may be bad luck; then each waits twice as long as the one before. The timer in any case: nothing
+        // else may ever come to try again for.
+        let pause = self
+            .failed_starts
+            .checked_sub(PATIENCE)
+            .map_or(Duration::ZERO, |doublings| SHORTEST_PAUSE * 2_u32.pow(doublings.min(8)));
+        let after = Instant::now() + pause;
+        self.start_after = Some(after);
+        self.timers.insert((after, Timer::Start));
     }
 
     /// The fork server is gone, and with it, by the kernel's hand, all workers. Their sockets still hold what they had
