@@ -361,14 +361,15 @@ pub(crate) fn wait_for<T>(cell: &Handle<T>, timeout: Option<Duration>) -> Result
         return Ok(park_until(cell, deadline));
     };
     // With a time limit the task is not run here: it might take longer.
-    if deadline.is_none() && run_in_place(&*host, cell) {
-        // It is over, unless its time limit is just being reported by the timer.
-        return Ok(cell.is_finished() || park_until(cell, None));
+    let has_run = deadline.is_none() && run_in_place(&*host, cell);
+    if has_run && cell.is_finished() {
+        return Ok(true);
     }
     let mut over = false;
-    // A wait with a time limit ends by itself.
-    let targets = if deadline.is_none() { vec![cell.task()] } else { Vec::new() };
-    host::block(&*host, targets, || over = park_until(cell, deadline)).map_err(TaskError::Deadlock)?;
+    // A wait with a time limit ends by itself; and if the task has run here and is not over, its time was up before, and the
+    // timer is at its callbacks.
+    let target = (deadline.is_none() && !has_run).then(|| cell.task());
+    host::block(&*host, target, || over = park_until(cell, deadline)).map_err(TaskError::Deadlock)?;
     Ok(over)
 }
 

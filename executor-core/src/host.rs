@@ -17,7 +17,7 @@
 //! starts it later adds its own edge then.)
 
 use std::cell::{Cell, RefCell};
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::rc::Rc;
 
 use crate::fork::{GENERATIONS, PerProcess, PoolId};
@@ -105,14 +105,14 @@ impl Drop for Blocked<'_> {
     }
 }
 
-/// Runs `wait`, which blocks this thread until all of `targets` are over, or until something else happens if there are
-/// none, with the pool's parallelism kept up.
+/// Runs `wait`, which blocks this thread until `target` is over, or until something else happens if there is none, with
+/// the pool's parallelism kept up.
 ///
 /// # Errors
 ///
 /// The ring of tasks that would wait for each other.
-pub(crate) fn block(host: &dyn Host, targets: Vec<Task>, wait: impl FnOnce()) -> Result<(), Box<str>> {
-    let _edges = Edges::add(targets)?;
+pub(crate) fn block(host: &dyn Host, target: Option<Task>, wait: impl FnOnce()) -> Result<(), Box<str>> {
+    let _edge = target.map(Edge::add).transpose()?;
     let _blocked = Blocked::new(host);
     wait();
     Ok(())
@@ -138,62 +138,37 @@ pub fn serves(pool: PoolId) -> bool {
     pool != PoolId::NONE && SERVANT.try_with(Cell::get).is_ok_and(|served| served == pool)
 }
 
-/// Which tasks each blocked thread waits for, all of them.
-type Graph = Mutex<BTreeMap<ThreadSlot, Vec<Task>>>;
+/// Which task each blocked thread waits for.
+type Graph = Mutex<BTreeMap<ThreadSlot, Task>>;
 
 static GRAPH: PerProcess<Graph> = PerProcess::new([const { Mutex::new(BTreeMap::new()) }; GENERATIONS]);
 
-/// This thread's edges in the graph, until they are dropped. A thread has one set: the wait on top of its stack.
-pub(crate) struct Edges(Option<ThreadSlot>);
+/// This thread's edge in the graph, until it is dropped. A blocked thread runs nothing, so it has one.
+struct Edge(ThreadSlot);
 
-impl Edges {
-    pub(crate) fn add(targets: Vec<Task>) -> Result<Self, Box<str>> {
-        if targets.is_empty() {
-            return Ok(Self(None));
-        }
+impl Edge {
+    fn add(target: Task) -> Result<Self, Box<str>> {
         let me = ThreadSlot::current();
         let mut graph = GRAPH.here().lock();
-        let mut seen = BTreeSet::new();
-        for target in &targets {
-            let mut path = Vec::new();
-            if leads_to(me, target, &graph, &mut seen, &mut path) {
-                path.reverse();
-                return Err(format!("tasks wait for each other: {}", path.join(", which waits for ")).into());
+        let mut ring = vec![target.name()];
+        let mut next = &target;
+        while !next.is_finished() {
+            let runner = next.runner();
+            if runner == me {
+                return Err(format!("tasks wait for each other: {}", ring.join(", which waits for ")).into());
             }
+            let Some(further) = graph.get(&runner) else { break };
+            ring.push(further.name());
+            next = further;
         }
-        graph.insert(me, targets);
-        Ok(Self(Some(me)))
+        graph.insert(me, target);
+        Ok(Self(me))
     }
 }
 
-/// Whether waiting for `task` is waiting for `me`; `path` then names the tasks on the way, the last one first.
-fn leads_to(
-    me: ThreadSlot,
-    task: &Task,
-    graph: &BTreeMap<ThreadSlot, Vec<Task>>,
-    seen: &mut BTreeSet<ThreadSlot>,
-    path: &mut Vec<String>,
-) -> bool {
-    if task.is_finished() {
-        return false;
-    }
-    let runner = task.runner();
-    let is_ring = runner == me
-        || (seen.insert(runner)
-            && graph
-                .get(&runner)
-                .is_some_and(|targets| targets.iter().any(|next| leads_to(me, next, graph, seen, path))));
-    if is_ring {
-        path.push(task.name());
-    }
-    is_ring
-}
-
-impl Drop for Edges {
+impl Drop for Edge {
     fn drop(&mut self) {
-        if let Some(me) = self.0 {
-            let targets = GRAPH.here().lock().remove(&me);
-            drop(targets); // outside the lock: they may be the last references
-        }
+        let target = GRAPH.here().lock().remove(&self.0);
+        drop(target); // outside the lock: it may be the last reference
     }
 }

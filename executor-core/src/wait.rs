@@ -7,10 +7,10 @@ use std::collections::VecDeque;
 use std::fmt;
 use std::time::{Duration, Instant};
 
-use crate::future::{TaskFuture, run_in_place};
-use crate::host::{self, Edges};
+use crate::future::{TaskFuture, run_in_place, wait_for};
+use crate::host;
 use crate::sync::{Arc, AtomicUsize, Condvar, Mutex, Ordering};
-use crate::task::{Listener, Notify, Task};
+use crate::task::{Listener, Notify};
 
 /// When [`wait`] returns.
 ///
@@ -81,46 +81,37 @@ where
     let mut seen = std::collections::BTreeSet::new();
     futures.retain(|future| seen.insert(future.cell().id()));
 
-    let failed = |future: &TaskFuture<T>| !matches!(future.peek(), Some(Ok(_)));
-    let mut left = 0_usize;
-    let mut satisfied = false;
-    for future in &futures {
-        if future.is_done() {
-            satisfied |= match return_when {
-                ReturnWhen::FirstCompleted => true,
-                ReturnWhen::FirstError => failed(future),
-                ReturnWhen::AllCompleted => false,
-            };
-        } else {
-            left += 1;
-        }
-    }
-    if !satisfied && left > 0 {
-        // Waiting for all of them is waiting for each: a ring through any can never end, and then nothing is waited for.
-        let is_for_all = return_when == ReturnWhen::AllCompleted && deadline.is_none();
-        let awaited = if is_for_all && host::current().is_some() { unfinished(&futures) } else { Vec::new() };
-        if let Ok(_edges) = Edges::add(awaited) {
-            let group = Group::listening(&futures);
-            while left > 0 {
-                let Some(index) = group.next(futures.iter(), 0, deadline, Some(left).filter(|_| !is_for_all))
-                else {
-                    break;
-                };
-                left -= 1;
-                let enough = match return_when {
-                    ReturnWhen::FirstCompleted => true,
-                    ReturnWhen::FirstError => failed(futures[index]),
-                    ReturnWhen::AllCompleted => false,
-                };
-                if enough {
-                    break;
-                }
-            }
-            group.leave(&futures);
-        }
+    if return_when == ReturnWhen::AllCompleted && deadline.is_none() && host::current().is_some() {
+        // On a worker: one after the other comes to the same, and each is run in place or is an edge in the wait-for graph.
+        // Where waiting could never end, it ends.
+        let _ = futures.iter().try_for_each(|future| wait_for(future.cell(), None).map(drop));
+    } else {
+        wait_for_some(&futures, return_when, deadline);
     }
     let (done, not_done) = futures.into_iter().partition(|future| future.is_done());
     Waited { done, not_done }
+}
+
+fn wait_for_some<T>(futures: &[&TaskFuture<T>], return_when: ReturnWhen, deadline: Option<Instant>) {
+    let is_enough = |future: &TaskFuture<T>| match return_when {
+        ReturnWhen::FirstCompleted => true,
+        ReturnWhen::FirstError => !matches!(future.peek(), Some(Ok(_))),
+        ReturnWhen::AllCompleted => false,
+    };
+    if futures.iter().any(|future| future.is_done() && is_enough(future)) {
+        return;
+    }
+    let group = Arc::new(Group::default());
+    for (index, future) in futures.iter().enumerate() {
+        group.listen(future, index); // one that is over is in the queue at once
+    }
+    for left in (1..=futures.len()).rev() {
+        match group.next(futures.iter(), 0, deadline, Some(left)) {
+            Some(index) if !is_enough(futures[index]) => {}
+            _ => break,
+        }
+    }
+    group.leave(futures);
 }
 
 /// Yields the futures in the order in which they end; those that are over come first.
@@ -300,16 +291,6 @@ impl Notify for Group {
 }
 
 impl Group {
-    fn listening<T>(futures: &[&TaskFuture<T>]) -> Arc<Self> {
-        let group = Arc::new(Self::default());
-        for (index, future) in futures.iter().enumerate() {
-            if !future.is_done() {
-                group.listen(future, index);
-            }
-        }
-        group
-    }
-
     /// Enters the group into a future; one that is over is put into the queue at once.
     pub(crate) fn listen<T>(self: &Arc<Self>, future: &TaskFuture<T>, index: usize) {
         let is_over = future.is_lost() || future.cell().is_in_own_callback();
@@ -372,9 +353,9 @@ impl Group {
         // The last one is waited for; of several, any may end first.
         let is_last = left == Some(1) && deadline.is_none();
         let last = if is_last { futures.find(|future| !future.is_done()) } else { None };
-        let targets = last.map(|future| future.cell().task()).into_iter().collect();
+        let target = last.map(|future| future.cell().task());
         let mut next = None;
-        match host::block(&*host, targets, || next = self.block(deadline)) {
+        match host::block(&*host, target, || next = self.block(deadline)) {
             Ok(()) => next,
             Err(_) => None,
         }
@@ -415,9 +396,4 @@ impl<T> AsFuture<T> for Option<TaskFuture<T>> {
     fn future(&self) -> Option<&TaskFuture<T>> {
         self.as_ref()
     }
-}
-
-/// The tasks among `futures` that are not over.
-fn unfinished<T>(futures: &[&TaskFuture<T>]) -> Vec<Task> {
-    futures.iter().filter(|future| !future.is_done()).map(|future| future.cell().task()).collect()
 }

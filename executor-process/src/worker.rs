@@ -16,10 +16,11 @@ use executor_core::{TaskError, WorkerInfo};
 
 use crate::gate::Gate;
 use crate::job::{EncodedContext, Part};
+use crate::sync::Ordering;
 use crate::sys::memory::SharedPage;
 use crate::sys::socket;
 use crate::wire::{CallHead, Garbage, HEADER, Header, Kind};
-use crate::worker_main::GATE;
+use crate::worker_main::{GATE, PID};
 
 /// The most contexts a worker keeps. More spare sending one again; each is held in the worker's memory.
 const CONTEXTS: usize = 8;
@@ -139,7 +140,8 @@ impl Worker {
     }
 
     pub(crate) fn pid(&self) -> u32 {
-        self.process.as_ref().map_or(0, |process| process.pid)
+        let told = || u32::try_from(self.page.word(PID).load(Ordering::Acquire)).unwrap_or(0);
+        self.process.as_ref().map_or_else(told, |process| process.pid)
     }
 
     // --- to the worker ---

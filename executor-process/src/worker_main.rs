@@ -17,6 +17,7 @@ use std::time::Instant;
 use crate::call::{self, Name};
 use crate::codec;
 use crate::gate::Gate;
+use crate::sync::Ordering;
 use crate::sys::limits::Limit;
 use crate::sys::memory::SharedPage;
 use crate::sys::socket;
@@ -24,6 +25,8 @@ use crate::wire::{CallHead, HEADER, Header, Kind, Setup, Status, take_sized, tak
 
 /// Runs tasks until the parent closes the socket.
 pub(crate) fn run(socket: OwnedFd, page: SharedPage) -> ! {
+    // ORDERING: release; pairs with the acquire in the parent's `Worker::pid`, though nothing is read through it.
+    page.word(PID).store(u64::from(std::process::id()), Ordering::Release);
     let mut worker =
         Worker { socket, page, contexts: BTreeMap::new(), out: Vec::new(), message_limit: u64::MAX };
     let code = match worker.serve() {
@@ -35,6 +38,10 @@ pub(crate) fn run(socket: OwnedFd, page: SharedPage) -> ! {
 
 /// The index of the gate in the shared page.
 pub(crate) const GATE: usize = 0;
+
+/// The index, in the shared page, of the worker's process id, which it writes first of all: the fork server may be gone
+/// before it has told.
+pub(crate) const PID: usize = 1;
 
 /// The exit code of a worker whose parent sent what it should not.
 const BROKEN: i32 = 239;

@@ -157,6 +157,12 @@ impl Queue {
         self.injector.is_empty() && self.urgent.is_empty() && self.later.is_empty()
     }
 
+    /// Whether anything waits anywhere, as far as a worker would look.
+    pub(super) fn has_anything(&self) -> bool {
+        !self.is_empty()
+            || self.victims(usize::MAX, 0).any(|slot| !slot.lifo.is_empty() || !slot.fifo.is_empty())
+    }
+
     /// Anything that waits, from anywhere, for a shutdown.
     pub(super) fn drain_one(&self) -> Option<Task> {
         self.urgent

@@ -197,8 +197,15 @@ impl Registry {
     fn start_worker(self: &Arc<Self>) {
         if let Err(error) = worker::start(self) {
             self.sleep.end();
-            // With others at work the pool goes on. With none, or all of them waiting for what nobody will run, it cannot.
-            if self.sleep.counts().active() == 0 {
+            // The fence of L: others counted on the worker that did not come.
+            fence(Ordering::SeqCst);
+            let counts = self.sleep.counts();
+            if counts.sleeping() > 0 {
+                if self.queue.has_anything() {
+                    self.wake();
+                }
+            } else if counts.active() == 0 {
+                // With others at work the pool goes on. With none, or all of them waiting for what nobody will run, it cannot.
                 self.break_down(format!("could not start a worker thread: {error}").into());
             }
         }
@@ -243,7 +250,7 @@ impl Registry {
 
     /// Sees to it that whatever is queued is looked at: by a worker, or, if the pool is broken, here.
     fn see_to_queue(self: &Arc<Self>) {
-        if self.queue.is_empty() {
+        if !self.queue.has_anything() {
             return;
         }
         let broken = self.life.lock().broken.clone();

@@ -85,17 +85,29 @@ fn live(registry: Arc<Registry>, local: Local, desk: Arc<Desk>) {
         desk,
     });
     let entered = host::enter(Rc::<Worker>::clone(&worker));
-    if worker.initialize() {
+    let is_initialized = worker.initialize();
+    if is_initialized {
         while let Some(task) = worker.next_task() {
             worker.run(task);
         }
-        worker.say_goodbye();
     }
     drop(entered);
     let Worker { registry, local, desk, .. } =
         Rc::into_inner(worker).expect("only this thread has references, and `entered` is gone");
     registry.queue.leave(local);
     registry.worker_ended(&desk);
+    // No worker any more: whatever the hook does, the pool does not count on this thread.
+    if is_initialized {
+        say_goodbye(&registry);
+    }
+}
+
+fn say_goodbye(registry: &Registry) {
+    if let Some(handler) = &registry.settings.on_worker_exit
+        && let Err(report) = panic_report::catch(handler)
+    {
+        crate::owner::report_panic(registry.id, &report);
+    }
 }
 
 struct Worker {
@@ -116,24 +128,20 @@ struct Worker {
 }
 
 impl Worker {
-    /// Runs the pool's initializer; if that fails, breaks the pool.
+    /// Runs the pool's initializer; if that fails, breaks the pool. Searching before and, in that case, after; not
+    /// meanwhile, since it may take long.
     fn initialize(&self) -> bool {
         let Some(initializer) = &self.registry.settings.initializer else { return true };
+        self.stop_search();
         let problem = match panic_report::catch(initializer) {
             Ok(Ok(())) => return true,
             Ok(Err(reason)) => reason,
             Err(report) => report.to_string(),
         };
         self.registry.break_down(format!("the initializer of {} failed: {problem}", self.desk.name).into());
+        self.registry.queue.give_back(&self.local); // what the initializer submitted
+        self.start_search();
         false
-    }
-
-    fn say_goodbye(&self) {
-        if let Some(handler) = &self.registry.settings.on_worker_exit
-            && let Err(report) = panic_report::catch(handler)
-        {
-            crate::owner::report_panic(self.registry.id, &report);
-        }
     }
 
     /// The next task to run; `None` when it is time to end, and the worker counts as searching then.
@@ -204,6 +212,7 @@ impl Worker {
         self.registry.left_queue();
         if let Some(deadline) = task.details().and_then(|details| details.deadline) {
             if Instant::now() >= deadline {
+                self.stop_search(); // callbacks may take long
                 task.expire();
             }
             if !task.is_pending() {
@@ -211,13 +220,18 @@ impl Worker {
             }
         }
         let started = task.start()?;
+        self.stop_search();
+        Some(started)
+    }
+
+    /// L: leaves the search; the last one to do so wakes the next if there is more.
+    fn stop_search(&self) {
         if self.is_searching.replace(false)
             && self.registry.sleep.found()
             && self.registry.queue.has_work_for_others(&self.local, self.next_random())
         {
             self.registry.wake();
         }
-        Some(started)
     }
 
     /// Lies down as a searching worker; comes back as one.
@@ -241,9 +255,9 @@ impl Worker {
             match self.keep_alive() {
                 None => parker.park(),
                 Some(limit) => {
-                    let end = Instant::now() + limit;
-                    parker.park_deadline(end);
-                    has_slept_enough = Instant::now() >= end;
+                    let start = Instant::now();
+                    parker.park_timeout(limit);
+                    has_slept_enough = start.elapsed() >= limit;
                 }
             }
             if !registry.sleep.is_lying(local.index) {
@@ -330,8 +344,8 @@ impl Host for Worker {
         if blocks == 0 {
             self.registry.queue.give_back(&self.local);
             self.registry.sleep.block();
-            // P: what this worker would have run is for others now.
-            if !self.registry.queue.is_empty() {
+            // P: what this worker would have run is for others now, and one more may be active.
+            if self.registry.queue.has_anything() {
                 self.registry.wake();
             }
         }

@@ -123,6 +123,9 @@ impl Dispatcher {
         let remains = worker.take_remains();
         let has_begun = !remains.victims.is_empty();
         for (victim, verdict) in remains.victims {
+            if victim.job.start() {
+                self.shared.counters.started();
+            }
             let error = verdict.unwrap_or_else(|| self.death_of(&worker, &victim, cause, run_time));
             let may_retry = matches!(self.ending, None | Some(Ending::Finish)) && victim.job.may_retry();
             if matches!(error, TaskError::WorkerDied(_)) && may_retry {
