@@ -201,11 +201,7 @@ impl<T> TaskFuture<T> {
         if self.cell.pool().is_inherited() {
             return false;
         }
-        let won = self.cell.cancel();
-        if won {
-            owner::cancelled(self.cell.pool());
-        }
-        won || self.cell.is_cancelled()
+        self.cell.cancel() || self.cell.is_cancelled()
     }
 
     /// Cancels the task if it has not started, and asks for its end if it has: a process worker is killed and
@@ -290,6 +286,7 @@ impl<T> Drop for TaskFuture<T> {
         if self.cancel_on_drop {
             self.cancel();
         }
+        self.cell.detach();
     }
 }
 
@@ -379,6 +376,7 @@ pub(crate) fn run_in_place<T>(host: &dyn Host, cell: &Handle<T>) -> bool {
         return false;
     }
     let Some(started) = cell.task().start() else { return false };
+    host.forget(started.task());
     host.run(started);
     true
 }

@@ -37,6 +37,9 @@ pub(crate) trait Host {
     /// Runs a task that was just claimed.
     fn run(&self, task: Started);
 
+    /// A task that was claimed need not stay in this worker's own deque, if it is on top there, as it mostly is.
+    fn forget(&self, task: &Task);
+
     /// Queues a task submitted on this thread.
     fn push(&self, task: Task);
 

@@ -27,9 +27,10 @@
 //!
 //! * **R1** PENDING, RESERVED: it holds the closure. Only the thread whose compare-and-swap left PENDING or RESERVED
 //!   may touch it, or the one that drops the last reference.
-//! * **R2** RUNNING, SETTLING: it belongs to the thread that entered that phase. `start` moves the closure out before
-//!   calling it; the outcome is written exactly once, before SET or FINISHED is published. With TIMED set, the runner
-//!   too must win RUNNING → SETTLING before it writes.
+//! * **R2** RUNNING, SETTLING: it belongs to the thread that entered that phase. The runner moves the closure out before
+//!   calling it; the outcome is written exactly once, before SET or FINISHED is published. With TIMED, another thread may
+//!   take RUNNING to SETTLING, but not before the runner has set LAUNCHED, after it has moved the closure out (before
+//!   that, it only leaves LATE behind); and the runner too must win RUNNING → SETTLING before it writes.
 //! * **R3** SET: it holds the outcome; only the thread that set it may read it, through a shared reference.
 //! * **R4** FINISHED: it holds the outcome until TAKEN is set. It is read and taken through the one `Handle` inside a
 //!   `TaskFuture`, or dropped by whoever drops the last reference. `T` therefore never needs to be `Sync` for a
@@ -105,6 +106,12 @@ const ABORTED: u32 = 1 << 5;
 const TIMED: u32 = 1 << 6;
 /// The outcome was moved out.
 const TAKEN: u32 = 1 << 7;
+/// With TIMED: its runner has moved the closure out, so from here on somebody else may end it.
+const LAUNCHED: u32 = 1 << 9;
+/// With TIMED: its time was up before that; its runner ends it.
+const LATE: u32 = 1 << 10;
+/// Its future was dropped before it was over: nobody will look at the outcome.
+const DETACHED: u32 = 1 << 8;
 
 /// Where a task is, as its future shows it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -236,6 +243,12 @@ unsafe fn execute<F: FnOnce() -> T, T>(header: NonNull<Header>) -> (Ending, bool
     let shared = unsafe { header.cast::<Shared<T>>().as_ref() };
     // SAFETY: R2, the slot is ours and holds the closure, which is read this once.
     let work = unsafe { slot::<T>(header).cast::<F>().read() };
+    if !shared.header.launch() {
+        panic_report::swallow(|| drop(work));
+        // SAFETY: R2, the slot is ours and empty: LATE does not change the phase.
+        unsafe { slot::<T>(header).write(Err(TaskError::TimedOut)) };
+        return (Ending::Returned, true);
+    }
     let outcome = panic_report::catch(work).map_err(|mut report| {
         report.label = shared.header.label().map(str::to_owned);
         if shared.header.is_detached() {
@@ -392,13 +405,33 @@ impl Header {
         debug_assert!(entered.is_ok(), "the update always has a value");
     }
 
-    /// Whether only the runner, and the timer for each limit, have references left: no future waits, and none can.
+    /// Whether its future was dropped.
     fn is_detached(&self) -> bool {
-        let limits = self.details.as_ref().map_or(0, |details| {
-            u32::from(details.timeout.is_some()) + u32::from(details.deadline.is_some())
-        });
         // ORDERING: relaxed: it only decides whether a panic is reported in one way or the other.
-        self.references.load(Ordering::Relaxed) <= 1 + limits
+        self.state.load(Ordering::Relaxed) & DETACHED != 0
+    }
+
+    /// The runner has moved the closure out and is about to call it; false if its time is up.
+    fn launch(&self) -> bool {
+        // ORDERING: relaxed, TIMED never changes.
+        if self.state.load(Ordering::Relaxed) & TIMED == 0 {
+            return true;
+        }
+        // ORDERING: release: who sees LAUNCHED and then writes the slot does so after it was read; pairs with the acquire
+        // in `expire`.
+        self.state.fetch_or(LAUNCHED, Ordering::AcqRel) & LATE == 0
+    }
+
+    /// The time of a running task is up: says whether the caller is to end it. If it was not launched yet, its runner is.
+    fn expire(&self) -> bool {
+        let expired = self.state.fetch_update(Ordering::AcqRel, Ordering::Relaxed, |state| {
+            match (state & PHASE, state & TIMED != 0, state & LAUNCHED != 0) {
+                (RUNNING, true, true) => Some((state & !PHASE) | SETTLING | ABORTED),
+                (RUNNING, true, false) => Some(state | LATE | ABORTED),
+                _ => None,
+            }
+        });
+        expired.is_ok_and(|before| before & LAUNCHED != 0)
     }
 
     /// Whether the runner may set the outcome: always, unless a timer may have been faster.
@@ -502,14 +535,11 @@ impl Task {
 
     /// Ends a task that is pending or running and has a time limit.
     pub(crate) fn expire(&self) {
+        // One that never started is counted as cancelled.
         if refuse(self.0, TaskError::TimedOut, ABORTED) {
-            owner::cancelled(self.header().pool); // it never started: that is how it is counted
             return;
         }
-        // ORDERING: relaxed, TIMED never changes.
-        if self.header().state.load(Ordering::Relaxed) & TIMED != 0
-            && self.header().advance(RUNNING, SETTLING, ABORTED)
-        {
+        if self.header().expire() {
             // SAFETY: SETTLING, and ours; the runner has moved the closure out (R2).
             unsafe { (self.header().vtable.fail)(self.0, TaskError::TimedOut, false) };
         }
@@ -517,12 +547,6 @@ impl Task {
 
     pub(crate) fn details(&self) -> Option<&Details> {
         self.header().details.as_deref()
-    }
-
-    /// Whether somebody waits for it, or may want to be called back.
-    pub(crate) fn has_waiters(&self) -> bool {
-        // ORDERING: relaxed: a guess.
-        self.header().state.load(Ordering::Relaxed) & WAITERS != 0
     }
 
     pub(crate) fn label(&self) -> Option<&str> {
@@ -629,11 +653,15 @@ pub(crate) fn current() -> Option<Task> {
     })
 }
 
+/// Ends a pending task with `error`; with `flags`, as one that was accepted and is now cancelled.
 fn refuse(cell: NonNull<Header>, error: TaskError, flags: u32) -> bool {
     // SAFETY: R5, the caller holds a reference.
     let header = unsafe { cell.as_ref() };
     let refused = header.advance(PENDING, SETTLING, flags);
     if refused {
+        if flags != 0 {
+            owner::cancelled(header.pool); // before anybody can learn of it
+        }
         // SAFETY: SETTLING, and ours; the closure was never taken.
         unsafe { (header.vtable.fail)(cell, error, true) };
     }
@@ -730,6 +758,14 @@ impl<T> Handle<T> {
     /// Whether somebody has cancelled it, the outcome being there yet or not.
     pub(crate) fn is_cancelled(&self) -> bool {
         self.shared().header.is_cancelled()
+    }
+
+    /// The future is dropped.
+    pub(crate) fn detach(&self) {
+        if !self.is_finished() {
+            // ORDERING: relaxed, see `is_detached`.
+            self.shared().header.state.fetch_or(DETACHED, Ordering::Relaxed);
+        }
     }
 
     /// Sets the cancel token.

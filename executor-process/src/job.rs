@@ -378,13 +378,15 @@ impl Job {
         self.end(|completion| completion.fail(error))
     }
 
-    /// Cancels what has not been answered.
+    /// Cancels a job that has not started.
     pub(crate) fn cancel(&self) -> Ended {
         self.unreserve();
-        if self.stage.get() == Stage::Running {
-            return self.fail(TaskError::Cancelled); // too late for `is_cancelled`
-        }
         self.end(|completion| completion.cancel())
+    }
+
+    /// Whether a worker is, or was, at one of its items.
+    pub(crate) fn has_started(&self) -> bool {
+        self.stage.get() == Stage::Running
     }
 
     fn end(&self, end: impl FnOnce(&mut dyn Completion)) -> Ended {
@@ -560,12 +562,8 @@ impl<R: Payload> Completion for Many<R> {
     }
 
     fn cancel(&mut self) {
-        if self.results.iter().all(Option::is_none) {
-            if let Some(promise) = self.promise.take() {
-                promise.cancel();
-            }
-        } else {
-            self.fail(TaskError::Cancelled);
+        if let Some(promise) = self.promise.take() {
+            promise.cancel();
         }
     }
 }

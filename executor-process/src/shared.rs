@@ -212,7 +212,8 @@ impl Shared {
         self.inbox.lock().refusal.get_or_insert(Refusal::ShutDown);
         self.capacity.wake_all();
         self.command(command);
-        if waits && !host::serves(self.id) {
+        let is_over = waits && !host::serves(self.id);
+        if is_over {
             let deadline = limit.and_then(|limit| Instant::now().checked_add(limit));
             if !host::block_any(|| self.wait_until_over(deadline)) {
                 self.command(Command::Stop(Means::Kill));
@@ -228,7 +229,7 @@ impl Shared {
         ShutdownReport::new(
             (after.finished - after.cancelled) - (before.finished - before.cancelled),
             after.cancelled - before.cancelled,
-            after.queued + after.running,
+            if is_over { 0 } else { after.queued + after.running },
         )
     }
 
@@ -286,7 +287,11 @@ impl Shared {
 
     /// Accepts nothing more, for this reason.
     pub(crate) fn refuse_from_now_on(&self, refusal: Refusal) {
-        self.inbox.lock().refusal = Some(refusal);
+        let mut inbox = self.inbox.lock();
+        if !matches!(inbox.refusal, Some(Refusal::Broken(_))) {
+            inbox.refusal = Some(refusal); // the first reason stays
+        }
+        drop(inbox);
         self.capacity.wake_all();
     }
 

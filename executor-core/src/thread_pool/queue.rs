@@ -120,6 +120,18 @@ impl Queue {
         }
     }
 
+    /// Removes a task that is on top of the worker's own deque; says whether it was.
+    pub(super) fn forget(&self, local: &Local, task: &Task) -> bool {
+        match local.lifo.pop() {
+            Some(top) if top.id() == task.id() => true,
+            Some(other) => {
+                local.lifo.push(other);
+                false
+            }
+            None => false,
+        }
+    }
+
     /// What a worker takes next without looking at others.
     pub(super) fn pop(&self, local: &Local, tick: u32, max_workers: usize) -> Option<Task> {
         if tick.is_multiple_of(FAIRNESS)

@@ -295,7 +295,6 @@ impl Registry {
         let cancelled = std::cell::Cell::new(0);
         self.refuse_all(&|task| {
             if task.cancel() {
-                self.counters.cancelled();
                 cancelled.set(cancelled.get() + 1);
             }
         });
@@ -315,12 +314,13 @@ impl Registry {
         self.sleep.wake_all();
         self.see_to_queue(); // all workers may have ended
         let waits = how != Shutdown::Background && !self.is_own_thread();
+        let mut is_over = false;
         if waits {
             let deadline = match how {
                 Shutdown::Within(limit) => Instant::now().checked_add(limit),
                 _ => None,
             };
-            let mut is_over = host::block_any(|| self.wait_until_over(deadline));
+            is_over = host::block_any(|| self.wait_until_over(deadline));
             if !is_over {
                 cancelled += self.cancel_all();
                 is_over = self.wait_until_over(Some(Instant::now()));
@@ -331,7 +331,9 @@ impl Registry {
         }
         let after = self.counters.read();
         let finished = (after.finished - after.cancelled) - (before.finished - before.cancelled);
-        ShutdownReport::new(finished, cancelled, after.queued + after.running)
+        // Whoever took a task back last may not have counted it yet.
+        let unfinished = if is_over { 0 } else { after.queued + after.running };
+        ShutdownReport::new(finished, cancelled, unfinished)
     }
 
     /// Whether this is a thread of the pool: at work, or ending, in the destructors of its thread-locals.
@@ -376,13 +378,15 @@ impl Registry {
             // It catches every panic of the user's code.
             let _ = thread.join();
         }
-        self.timer.stop();
         let mut life = self.life.lock();
         life.joining.retain(|id| !ids.contains(id));
         self.ended.notify_all();
         while !life.joining.is_empty() {
             life = self.ended.wait(life);
         }
+        drop(life);
+        // Last: a callback on one of the timer's threads may be in here too.
+        self.timer.stop();
     }
 
     // --- looking ---

@@ -168,6 +168,7 @@ impl<'scope> Scope<'scope, '_> {
                     && host.has_room()
                     && let Some(started) = task.start()
                 {
+                    host.forget(started.task());
                     host.run(started);
                 }
             }

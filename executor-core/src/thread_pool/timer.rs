@@ -1,8 +1,10 @@
-//! Time limits of tasks on threads: one thread a pool, started with the first limit, that ends what is late.
+//! Time limits of tasks on threads: a thread, started with the first limit, that ends what is late.
 //!
 //! A task with a deadline enters when it is submitted, one with a time-out when it starts; it leaves when it is over,
-//! so that the timer keeps nothing alive. Callbacks of a late task run on the timer's thread, which therefore first
-//! starts another one to take its place: a callback that blocks holds up no other limit.
+//! so that the timer keeps nothing alive.
+//!
+//! One thread *watches*, and ends the task that is late: its callbacks and destructors run there. They may block, so
+//! before it does that it hands the watch to another thread, one that is back from that or, if there is none, a new one.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -20,15 +22,20 @@ pub(super) struct Timer {
 #[derive(Debug, Default)]
 struct Shared {
     state: Mutex<State>,
+    /// The watcher's: a limit was entered.
     changed: Condvar,
+    /// The others': the watch is free.
+    free: Condvar,
 }
 
 #[derive(Debug, Default)]
 struct State {
     limits: BTreeMap<(Instant, usize), Task>,
-    /// The thread that watches, and those that run callbacks.
+    /// The thread that watches, and those that do not.
     threads: Vec<JoinHandle<()>>,
     is_watched: bool,
+    /// Threads that wait for the watch.
+    spare: usize,
     is_stopped: bool,
     name: String,
 }
@@ -37,10 +44,8 @@ impl Timer {
     /// Enters a task that must be over by `limit`. If no thread can be had, the task's time is up at once.
     pub(super) fn enter(&self, limit: Instant, task: &Task, name: &str) {
         let mut state = self.shared.state.lock();
-        if !state.is_watched && !state.is_stopped {
-            if state.name.is_empty() {
-                state.name = format!("{name}-timer");
-            }
+        if state.threads.is_empty() && !state.is_stopped {
+            state.name = format!("{name}-timer");
             if self.shared.start(&mut state).is_err() {
                 drop(state);
                 return task.expire();
@@ -65,6 +70,7 @@ impl Timer {
             (std::mem::take(&mut state.threads), std::mem::take(&mut state.limits))
         };
         self.shared.changed.notify_all();
+        self.shared.free.notify_all();
         drop(limits);
         for thread in threads {
             if thread.thread().id() != std::thread::current().id() {
@@ -76,38 +82,48 @@ impl Timer {
 }
 
 impl Shared {
-    /// Starts a thread that watches.
+    /// Starts a thread, for the watch.
     fn start(self: &Arc<Self>, state: &mut State) -> io::Result<()> {
         let shared = Arc::clone(self);
-        let thread = std::thread::Builder::new().name(state.name.clone()).spawn(move || shared.watch())?;
-        state.threads.retain(|thread| !thread.is_finished());
+        let thread = std::thread::Builder::new().name(state.name.clone()).spawn(move || shared.run())?;
         state.threads.push(thread);
-        state.is_watched = true;
         Ok(())
     }
 
-    fn watch(self: &Arc<Self>) {
+    fn run(self: &Arc<Self>) {
         let mut state = self.state.lock();
-        while !state.is_stopped {
-            let now = Instant::now();
-            state = match state.limits.first_entry() {
-                None => self.changed.wait(state),
-                Some(entry) if entry.key().0 > now => {
-                    let left = entry.key().0 - now;
-                    self.changed.wait_timeout(state, left)
+        loop {
+            while state.is_watched && !state.is_stopped {
+                state.spare += 1;
+                state = self.free.wait(state);
+                state.spare -= 1;
+            }
+            state.is_watched = true;
+            let late = loop {
+                if state.is_stopped {
+                    return;
                 }
-                Some(entry) => {
-                    let late = entry.remove();
-                    let is_replaced = late.has_waiters() && self.start(&mut state).is_ok();
-                    drop(state);
-                    late.expire();
-                    drop(late);
-                    if is_replaced {
-                        return;
+                let now = Instant::now();
+                state = match state.limits.first_entry() {
+                    None => self.changed.wait(state),
+                    Some(entry) if entry.key().0 > now => {
+                        let left = entry.key().0 - now;
+                        self.changed.wait_timeout(state, left)
                     }
-                    self.state.lock()
-                }
+                    Some(entry) => break entry.remove(),
+                };
             };
+            state.is_watched = false;
+            if state.spare > 0 {
+                self.free.notify_one();
+            } else {
+                // Without another thread, other limits wait for this one to come back.
+                let _ = self.start(&mut state);
+            }
+            drop(state);
+            late.expire();
+            drop(late);
+            state = self.state.lock();
         }
     }
 }

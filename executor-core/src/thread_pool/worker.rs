@@ -330,6 +330,12 @@ impl Host for Worker {
         executed.publish();
     }
 
+    fn forget(&self, task: &Task) {
+        if self.registry.queue.forget(&self.local, task) {
+            self.registry.left_queue();
+        }
+    }
+
     fn push(&self, task: Task) {
         if self.blocks.get() == 0 {
             self.registry.queue.push_local(&self.local, task);

@@ -40,8 +40,11 @@ impl Dispatcher {
             return self.leave_queue(job);
         }
         match &self.ending {
-            Some(Ending::Cancel) => return self.cancel(job),
-            Some(Ending::Broken(reason)) => return self.fail(job, TaskError::Broken(reason.clone())),
+            Some(Ending::Cancel) => return self.drop_part(&part, &TaskError::Cancelled),
+            Some(Ending::Broken(reason)) => {
+                let error = TaskError::Broken(reason.clone());
+                return self.drop_part(&part, &error);
+            }
             Some(Ending::Finish) | None => {}
         }
         let key = (-i64::from(job.submission.priority), job.order, part.items.start);
@@ -62,10 +65,25 @@ impl Dispatcher {
         }
     }
 
-    pub(super) fn cancel(&self, job: &Job) {
+    /// Ends what was never begun: the whole job if none of it was, or else these items alone, since others are with
+    /// workers and will be answered.
+    pub(super) fn drop_part(&mut self, part: &Part, error: &TaskError) {
+        if !part.job.has_started() {
+            return self.end_job(&part.job, error.clone());
+        }
+        for item in part.items.clone() {
+            let item = Part { job: Rc::clone(&part.job), items: item..item + 1 };
+            self.answer(&item, Err(error.clone()), Duration::ZERO);
+        }
+    }
+
+    /// Ends a whole job: cancels it if it has not started and that is what is asked for.
+    pub(super) fn end_job(&self, job: &Job, error: TaskError) {
+        if job.has_started() || !matches!(error, TaskError::Cancelled) {
+            return self.fail(job, error);
+        }
         self.leave_queue(job);
-        let ended = job.cancel();
-        self.count_end(ended);
+        job.cancel(); // counted by its future
     }
 
     pub(super) fn fail(&self, job: &Job, error: TaskError) {

@@ -234,7 +234,7 @@ impl Dispatcher {
             self.ending = Some(Ending::Cancel);
         }
         for part in std::mem::take(&mut self.queue).into_values() {
-            self.cancel(&part.job);
+            self.enqueue(part); // which cancels it now
         }
         let numbers: Vec<u64> = self.workers.keys().copied().collect();
         for number in numbers {
@@ -266,7 +266,7 @@ impl Dispatcher {
         if let Some((key, part)) = self.queue.iter().find(|(_, part)| part.job.id() == id) {
             let (key, job) = (*key, Rc::clone(&part.job));
             self.queue.remove(&key);
-            self.cancel(&job);
+            self.end_job(&job, TaskError::Cancelled);
         }
         let holders: Vec<u64> = self
             .workers
@@ -289,7 +289,7 @@ impl Dispatcher {
         if let Some(job) =
             self.queue.values().find(|part| part.job.id() == id).map(|part| Rc::clone(&part.job))
         {
-            self.cancel(&job);
+            self.end_job(&job, TaskError::Cancelled);
         }
     }
 

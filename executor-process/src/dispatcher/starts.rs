@@ -1,5 +1,6 @@
 //! Starting workers, and what the fork server says of them.
 
+use std::error::Error;
 use std::io;
 use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
@@ -33,6 +34,10 @@ impl Dispatcher {
             && self.requested.len() < MOST_REQUESTED
             && self.start_after.is_none_or(|after| Instant::now() >= after);
         if !may_start {
+            return None;
+        }
+        if let Err(error) = self.see_to_fork_server() {
+            self.count_failed_start(&error.to_string());
             return None;
         }
         let number = self.next_worker;
@@ -163,18 +168,17 @@ impl Dispatcher {
         }
         self.requested.clear();
         self.spare_fds.clear();
-        if self.ending.is_some() && self.queue.is_empty() {
-            return;
+        // A new one is started with the next worker.
+        self.count_failed_start(&lost);
+    }
+
+    /// Sees to it that there is a fork server.
+    fn see_to_fork_server(&mut self) -> Result<(), Box<dyn Error>> {
+        if self.zygote.is_none() {
+            let zygote = Zygote::start(&self.shared.settings.zygote)?;
+            self.epoll.add(zygote.control(), Interest::Read, CONTROL)?;
+            self.zygote = Some(zygote);
         }
-        match Zygote::start(&self.shared.settings.zygote) {
-            Ok(zygote) => {
-                if let Err(error) = self.epoll.add(zygote.control(), Interest::Read, CONTROL) {
-                    return self.break_down(format!("could not watch the fork server: {error}").into());
-                }
-                self.zygote = Some(zygote);
-                self.count_failed_start(&lost);
-            }
-            Err(error) => self.break_down(format!("{lost}, and then: {error}").into()),
-        }
+        Ok(())
     }
 }
