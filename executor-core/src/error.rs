@@ -264,10 +264,10 @@ impl TaskError {
 impl fmt::Display for TaskError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Panicked(report) => write!(f, "the task panicked: {report}"),
+            Self::Panicked(report) => write!(f, "the task panicked: {}", report.message),
             Self::Cancelled => f.write_str("the task was cancelled"),
             Self::TimedOut => f.write_str("the task did not end in time"),
-            Self::WorkerDied(death) => write!(f, "{death}"),
+            Self::WorkerDied(death) => death.say_cause(f),
             Self::LimitExceeded(limit) => write!(f, "the task went over its limit on {limit}"),
             Self::Encode(reason) => write!(f, "could not encode: {reason}"),
             Self::Decode(reason) => write!(f, "could not decode: {reason}"),
@@ -283,8 +283,16 @@ impl fmt::Display for TaskError {
     }
 }
 
-/// Its text says everything: a death or a panic is this error, not its cause.
-impl Error for TaskError {}
+/// The text of a panic or a death is short; where and for how long is in the source.
+impl Error for TaskError {
+    fn source(&self) -> Option<&(dyn Error + 'static)> {
+        match self {
+            Self::Panicked(report) => Some(report),
+            Self::WorkerDied(death) => Some(death),
+            _ => None,
+        }
+    }
+}
 
 const FORKED_CHILD: &str = "this process is a forked child; the pool belongs to its parent";
 
@@ -350,6 +358,21 @@ impl WorkerDeath {
     }
 }
 
+impl DeathDetails {
+    /// Who died of what.
+    fn say_cause(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "worker process {} ", self.pid)?;
+        match (self.exit_code, self.signal) {
+            (Some(code), _) => write!(f, "exited with code {code}"),
+            (None, Some(signal)) => match signal_name(signal) {
+                Some(name) => write!(f, "died of {name}"),
+                None => write!(f, "died of signal {signal}"),
+            },
+            (None, None) => f.write_str("died of an unknown cause"),
+        }
+    }
+}
+
 impl Deref for WorkerDeath {
     type Target = DeathDetails;
 
@@ -366,15 +389,7 @@ impl DerefMut for WorkerDeath {
 
 impl fmt::Display for WorkerDeath {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "worker process {} ", self.pid)?;
-        match (self.exit_code, self.signal) {
-            (Some(code), _) => write!(f, "exited with code {code}")?,
-            (None, Some(signal)) => match signal_name(signal) {
-                Some(name) => write!(f, "died of {name}")?,
-                None => write!(f, "died of signal {signal}")?,
-            },
-            (None, None) => f.write_str("died of an unknown cause")?,
-        }
+        self.say_cause(f)?;
         if self.core_dumped {
             f.write_str(" (core dumped)")?;
         }

@@ -10,10 +10,12 @@
 //!   map           Map: window, chunks · call: what travels
 //!   future        TaskFuture, Promise · wait, as_completed · current
 //!   host          what a worker offers to a wait on it
-//!   task          the one heap cell                                                      (unsafe here)
+//!   task          the one heap cell
 //!   owner         the way from a task back to its pool
 //!   admission · counters · stats
 //!   error · panic_report · fork · os · sync
+//!
+//!   unsafe code: task (the cell), scope (lifetimes), fork and os (one system call each)
 //! ```
 
 pub mod admission;

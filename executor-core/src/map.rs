@@ -40,7 +40,8 @@ const LARGEST_CHUNK: usize = 4096;
 ///
 /// Made by `map`. The work starts at once. Results come in the order of the items (with
 /// [`unordered`](crate::Options::unordered), as they are ready); an item that fails yields its error in its place and
-/// the rest goes on. Dropping it cancels what has not started. It keeps its executor alive.
+/// the rest goes on. Dropping it cancels what has not started. It keeps its executor alive. After a shutdown every further
+/// item yields `ShutDown`; an input without an end is then read no further.
 ///
 /// ```
 /// use executor_core::ThreadPoolExecutor;
@@ -150,7 +151,7 @@ impl<I: Iterator, M: Mapper<I::Item>> Map<I, M> {
                 // A fair share of what is left: the end of the input reaches every worker in small pieces.
                 size = size.min(left / (2 * self.mapper.max_workers())).max(1);
             }
-            let mut chunk = Vec::with_capacity(size);
+            let mut chunk = Vec::with_capacity(size.min(LARGEST_CHUNK));
             while chunk.len() < size {
                 let Some(item) = self.items.next() else {
                     self.is_exhausted = true;
@@ -169,6 +170,11 @@ impl<I: Iterator, M: Mapper<I::Item>> Map<I, M> {
         let future = self.mapper.send(chunk, &self.options);
         if let Some(group) = &self.group {
             group.listen(&future, self.landed_before + self.flights.len());
+        }
+        // A pool that is over refuses at once. Of an input with an end every item says so; one without must not go on.
+        let is_refused = matches!(future.peek(), Some(Err(_)));
+        if is_refused && self.items.size_hint().1.is_none() {
+            self.is_exhausted = true;
         }
         self.ahead += items;
         self.aloft += 1;

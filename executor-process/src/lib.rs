@@ -8,8 +8,9 @@
 //!   builder · pool       the API
 //!   dispatcher           owns everything, one thread
 //!   shared               what handles and dispatcher share
-//!   worker · job         one child · what it is to run        worker_main     the loop that runs tasks
+//!   worker · job         one child · what it is to run
 //!   zygote · startup     the fork server and its start before `main`, on both sides
+//!                                                             worker_main     the loop that runs tasks
 //!   call · wire · gate · codec                                what crosses, and how
 //!   image · sys · sync   addresses, system calls, locks
 //! ```

@@ -328,6 +328,19 @@ impl Gate {
     pub(crate) fn arrivals(&self) -> usize {
         lock(&self.0.0).arrived
     }
+
+    /// Opens it at the end of the scope at the latest, by unwinding too: a test that fails must not wait for its tasks.
+    pub(crate) fn opens_at_the_end(&self) -> OpensAtTheEnd {
+        OpensAtTheEnd(self.clone())
+    }
+}
+
+pub(crate) struct OpensAtTheEnd(Gate);
+
+impl Drop for OpensAtTheEnd {
+    fn drop(&mut self) {
+        self.0.open();
+    }
 }
 
 /// A gate that tasks pass in whatever process they run, with nothing but a string. Closed until it is opened or
@@ -370,14 +383,42 @@ impl Turnstile {
 
 /// Arrives at the turnstile and waits until it is open. For use in tasks.
 pub(crate) fn pass(ticket: &str) {
-    arrive(ticket);
+    // Before the arrival: who has arrived needs nothing that goes with the turnstile.
     let gate = File::open(format!("{ticket}/gate")).unwrap();
+    arrive(ticket);
     drop(Flock::lock(gate, FlockArg::LockShared).map_err(|(_, error)| error).unwrap());
 }
 
 /// Arrives at the turnstile without waiting. For use in tasks.
 pub(crate) fn arrive(ticket: &str) {
     OpenOptions::new().write(true).open(format!("{ticket}/arrivals")).unwrap().write_all(b".").unwrap();
+}
+
+/// A list that tasks write lines to, in whatever process they run, with nothing but a string.
+pub(crate) struct Journal(TempDir);
+
+impl Journal {
+    pub(crate) fn new() -> Self {
+        let dir = TempDir::new();
+        File::create(dir.path("journal")).unwrap();
+        Self(dir)
+    }
+
+    /// What a task needs in order to write.
+    pub(crate) fn ticket(&self) -> String {
+        self.0.path("journal")
+    }
+
+    /// What was written so far.
+    pub(crate) fn lines(&self) -> Vec<String> {
+        fs::read_to_string(self.ticket()).unwrap().lines().map(str::to_owned).collect()
+    }
+}
+
+/// Writes a line to the journal. For use in tasks.
+pub(crate) fn note(ticket: &str, line: impl fmt::Display) {
+    // One write in append mode: whole, wherever it comes from.
+    OpenOptions::new().append(true).open(ticket).unwrap().write_all(format!("{line}\n").as_bytes()).unwrap();
 }
 
 /// A directory that is removed with its contents.
@@ -450,9 +491,13 @@ pub(crate) fn watch_own_process<F: FnOnce()>(limit: Duration, body: F) -> Option
 }
 
 /// Starts the test that calls this alone in a process of its own, as `prepare` says, for tests that do something to
-/// that process; `None` inside it, after `body`. Whoever gets the process must wait for it.
-pub(crate) fn start_own_process<F: FnOnce()>(prepare: impl FnOnce(&mut Command), body: F) -> Option<Child> {
-    let test = test_of::<F>();
+/// that process; `None` inside it, after `body`. Whoever gets the process must wait for it. The test is the one in
+/// which the closure `Named` was written.
+pub(crate) fn start_own_process<Named>(
+    prepare: impl FnOnce(&mut Command),
+    body: impl FnOnce(),
+) -> Option<Child> {
+    let test = test_of::<Named>();
     if std::env::var_os(CHILD).is_some_and(|child| child == *test) {
         body();
         return None;
@@ -464,6 +509,14 @@ pub(crate) fn start_own_process<F: FnOnce()>(prepare: impl FnOnce(&mut Command),
         .stdin(Stdio::null());
     prepare(&mut command);
     Some(command.spawn().unwrap())
+}
+
+/// [`watch_own_process`] for the test with this path, where it cannot be found by itself: in a generic function.
+pub(crate) fn watch_test(test: &str, limit: Duration, body: impl FnOnce()) -> Option<Ended> {
+    match own_process(test, limit, &[], body) {
+        ControlFlow::Continue(ended) => Some(ended),
+        ControlFlow::Break(()) => None,
+    }
 }
 
 /// The path of the test function in which a closure was written, as the harness knows it.
