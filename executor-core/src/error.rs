@@ -264,10 +264,10 @@ impl TaskError {
 impl fmt::Display for TaskError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Panicked(report) => write!(f, "the task panicked: {}", report.message),
+            Self::Panicked(report) => write!(f, "the task panicked: {report}"),
             Self::Cancelled => f.write_str("the task was cancelled"),
             Self::TimedOut => f.write_str("the task did not end in time"),
-            Self::WorkerDied(death) => death.say_cause(f),
+            Self::WorkerDied(death) => death.fmt(f),
             Self::LimitExceeded(limit) => write!(f, "the task went over its limit on {limit}"),
             Self::Encode(reason) => write!(f, "could not encode: {reason}"),
             Self::Decode(reason) => write!(f, "could not decode: {reason}"),
@@ -283,7 +283,8 @@ impl fmt::Display for TaskError {
     }
 }
 
-/// The text of a panic or a death is short; where and for how long is in the source.
+/// The text says everything, so that it does so wherever only that is printed; the report of a panic or a death is the
+/// source too, for those who look for it there.
 impl Error for TaskError {
     fn source(&self) -> Option<&(dyn Error + 'static)> {
         match self {
@@ -358,21 +359,6 @@ impl WorkerDeath {
     }
 }
 
-impl DeathDetails {
-    /// Who died of what.
-    fn say_cause(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "worker process {} ", self.pid)?;
-        match (self.exit_code, self.signal) {
-            (Some(code), _) => write!(f, "exited with code {code}"),
-            (None, Some(signal)) => match signal_name(signal) {
-                Some(name) => write!(f, "died of {name}"),
-                None => write!(f, "died of signal {signal}"),
-            },
-            (None, None) => f.write_str("died of an unknown cause"),
-        }
-    }
-}
-
 impl Deref for WorkerDeath {
     type Target = DeathDetails;
 
@@ -389,7 +375,15 @@ impl DerefMut for WorkerDeath {
 
 impl fmt::Display for WorkerDeath {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.say_cause(f)?;
+        write!(f, "worker process {} ", self.pid)?;
+        match (self.exit_code, self.signal) {
+            (Some(code), _) => write!(f, "exited with code {code}")?,
+            (None, Some(signal)) => match signal_name(signal) {
+                Some(name) => write!(f, "died of {name}")?,
+                None => write!(f, "died of signal {signal}")?,
+            },
+            (None, None) => f.write_str("died of an unknown cause")?,
+        }
         if self.core_dumped {
             f.write_str(" (core dumped)")?;
         }

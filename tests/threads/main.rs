@@ -6,12 +6,22 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod awaiting;
+mod bounded;
+mod called_back;
 mod callbacks;
 mod cancel;
 mod fork;
+mod leftovers;
 mod limits;
+mod lost;
+mod map;
 mod panics;
+mod payloads;
+mod priorities;
+mod races;
 mod shutdown;
+mod tokens;
 mod waiting;
 mod wakeups;
 mod workers;
