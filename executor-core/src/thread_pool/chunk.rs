@@ -10,15 +10,17 @@ use std::time::{Duration, Instant};
 use crate::call::{CallOptions, Chunk};
 use crate::error::TaskError;
 use crate::future::TaskFuture;
+use crate::os;
 use crate::panic_report;
 use crate::sync::{Arc, Mutex};
 use crate::task::Details;
 
 use super::pool::{ThreadPoolExecutor, details};
 
-/// How long a chunk keeps its items to itself. A chunk is made to take a fifth of that; longer would keep slow items
-/// waiting for each other, shorter shares out chunks that were just unlucky with the scheduler.
-const PATIENCE: Duration = Duration::from_millis(1);
+/// How long a chunk keeps its items to itself, by a clock of some milliseconds' steps that is cheap enough to be read
+/// after every item. A chunk is made to take far less; longer would keep slow items waiting for each other, shorter shares
+/// out chunks that were just unlucky with the clock or the scheduler.
+const PATIENCE: Duration = Duration::from_millis(10);
 
 /// Runs `f` on all of `items` as one task.
 pub(super) fn submit<A, R, F>(
@@ -39,7 +41,7 @@ where
     let details_there = details.clone().map(|details| Details { timeout: None, deadline: None, ..details });
     let label = options.label.clone();
     pool.run_task(details, move || {
-        let start = Instant::now();
+        let (start, coarse_start) = (Instant::now(), os::coarse_clock());
         let run = Arc::new(move |item| {
             panic_report::catch(|| f(item)).map_err(|mut report| {
                 report.label = label.as_deref().map(str::to_owned);
@@ -50,7 +52,7 @@ where
         let mut items = items.into_iter();
         while let Some(item) = items.next() {
             results.push(run(item));
-            if items.len() > 0 && start.elapsed() > PATIENCE {
+            if items.len() > 0 && os::coarse_clock().saturating_sub(coarse_start) >= PATIENCE {
                 let Some(pool) = pool_there.upgrade() else { continue };
                 let helpers = items.len().min(pool.max_workers());
                 let shared = Arc::new(Mutex::new(
