@@ -110,6 +110,7 @@ const TAKEN: u32 = 1 << 7;
 const LAUNCHED: u32 = 1 << 9;
 /// With TIMED: its time was up before that; its runner ends it.
 const LATE: u32 = 1 << 10;
+const LAUNCHED_IN_TIME: u32 = TIMED | LAUNCHED;
 /// Its future was dropped before it was over: nobody will look at the outcome.
 const DETACHED: u32 = 1 << 8;
 
@@ -425,10 +426,10 @@ impl Header {
     /// The time of a running task is up: says whether the caller is to end it. If it was not launched yet, its runner is.
     fn expire(&self) -> bool {
         let expired = self.state.fetch_update(Ordering::AcqRel, Ordering::Relaxed, |state| {
-            match (state & PHASE, state & TIMED != 0, state & LAUNCHED != 0) {
-                (RUNNING, true, true) => Some((state & !PHASE) | SETTLING | ABORTED),
-                (RUNNING, true, false) => Some(state | LATE | ABORTED),
-                _ => None,
+            match (state & PHASE, state & (TIMED | LAUNCHED | LATE)) {
+                (RUNNING, TIMED) => Some(state | LATE | ABORTED),
+                (RUNNING, LAUNCHED_IN_TIME) => Some((state & !PHASE) | SETTLING | ABORTED),
+                _ => None, // over, or LATE already: then it is its runner's
             }
         });
         expired.is_ok_and(|before| before & LAUNCHED != 0)

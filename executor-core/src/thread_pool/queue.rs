@@ -169,6 +169,11 @@ impl Queue {
         self.injector.is_empty() && self.urgent.is_empty() && self.later.is_empty()
     }
 
+    /// About how many tasks wait outside the workers' own deques.
+    pub(super) fn waiting(&self) -> usize {
+        self.injector.len() + self.urgent.len() + self.later.len()
+    }
+
     /// Whether anything waits anywhere, as far as a worker would look.
     pub(super) fn has_anything(&self) -> bool {
         !self.is_empty()
@@ -282,8 +287,12 @@ impl Ranked {
     }
 
     fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    fn len(&self) -> usize {
         // ORDERING: seq-cst: part of the second look that W's fence precedes.
-        self.len.load(Ordering::SeqCst) == 0
+        self.len.load(Ordering::SeqCst)
     }
 }
 

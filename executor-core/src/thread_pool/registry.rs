@@ -27,7 +27,7 @@ use crate::host;
 use crate::owner::Owner;
 use crate::panic_report::{self, PanicReport};
 use crate::stats::{PoolStats, ShutdownReport, WorkerInfo};
-use crate::sync::{Arc, AtomicU32, Condvar, Mutex, Ordering, fence};
+use crate::sync::{Arc, AtomicU32, AtomicUsize, Condvar, Mutex, Ordering, fence};
 use crate::task::Task;
 
 use super::queue::Queue;
@@ -59,6 +59,8 @@ pub(super) struct Registry {
     pub(super) timer: Timer,
     capacity: Capacity,
     phase: AtomicU32,
+    /// Workers in their initializer.
+    initializing: AtomicUsize,
     life: Mutex<Life>,
     /// Told whenever a worker ends.
     ended: Condvar,
@@ -103,6 +105,7 @@ impl Registry {
             timer: Timer::default(),
             capacity: Capacity::new(settings.capacity),
             phase: AtomicU32::new(RUNNING),
+            initializing: AtomicUsize::new(0),
             life: Mutex::new(Life::default()),
             ended: Condvar::new(),
             desks: Mutex::new(Vec::new()),
@@ -188,9 +191,25 @@ impl Registry {
 
     /// Sees to it that somebody looks at the queue.
     pub(super) fn wake(self: &Arc<Self>) {
+        // Workers that initialize themselves come and look when they are through: one for a task will do. (They say that
+        // they are through before they look, and what is queued was pushed before this: the argument of P.)
+        let initializing = self.initializing.load(Ordering::SeqCst);
+        if initializing > 0 && self.sleep.counts().sleeping() == 0 && self.queue.waiting() <= initializing {
+            return;
+        }
         if self.sleep.published() == Wake::Start {
             self.start_worker();
         }
+    }
+
+    /// A worker is in its initializer.
+    pub(super) fn initialization_begins(&self) {
+        self.initializing.fetch_add(1, Ordering::SeqCst);
+    }
+
+    /// It is through, and looks at the queue next.
+    pub(super) fn initialization_ends(&self) {
+        self.initializing.fetch_sub(1, Ordering::SeqCst);
     }
 
     #[cold]
@@ -268,7 +287,8 @@ impl Registry {
         });
     }
 
-    /// Breaks the pool: whatever waits, and whatever is submitted later, fails with `reason`.
+    /// Breaks the pool: whatever waits, and whatever is submitted later, fails with `reason`, or with the one that broke it
+    /// before.
     pub(super) fn break_down(&self, reason: Box<str>) {
         let reason = {
             let mut life = self.life.lock();

@@ -128,20 +128,21 @@ struct Worker {
 }
 
 impl Worker {
-    /// Runs the pool's initializer; if that fails, breaks the pool. Searching before and, in that case, after; not
-    /// meanwhile, since it may take long.
+    /// Runs the pool's initializer; if that fails, breaks the pool. Searching before and after; not meanwhile, since it may
+    /// take long.
     fn initialize(&self) -> bool {
         let Some(initializer) = &self.registry.settings.initializer else { return true };
+        self.registry.initialization_begins();
         self.stop_search();
-        let problem = match panic_report::catch(initializer) {
-            Ok(Ok(())) => return true,
-            Ok(Err(reason)) => reason,
-            Err(report) => report.to_string(),
-        };
-        self.registry.break_down(format!("the initializer of {} failed: {problem}", self.desk.name).into());
-        self.registry.queue.give_back(&self.local); // what the initializer submitted
+        let initialized = panic_report::catch(initializer).unwrap_or_else(|report| Err(report.to_string()));
+        if let Err(problem) = &initialized {
+            let reason = format!("the initializer of {} failed: {problem}", self.desk.name);
+            self.registry.break_down(reason.into());
+            self.registry.queue.give_back(&self.local); // what the initializer submitted
+        }
+        self.registry.initialization_ends();
         self.start_search();
-        false
+        initialized.is_ok()
     }
 
     /// The next task to run; `None` when it is time to end, and the worker counts as searching then.
