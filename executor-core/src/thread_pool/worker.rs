@@ -308,7 +308,10 @@ impl Host for Worker {
 
     fn has_room(&self) -> bool {
         let filled = self.stack_base.abs_diff(stack_pointer());
-        self.blocks.get() == 0 && filled < self.registry.settings.stack_size / STACK_SHARE
+        // A worker that has just gone on may be one too many: then the others run what it waits for next.
+        self.blocks.get() == 0
+            && filled < self.registry.settings.stack_size / STACK_SHARE
+            && !self.registry.sleep.is_surplus()
     }
 
     fn run(&self, task: Started) {
