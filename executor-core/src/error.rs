@@ -299,7 +299,7 @@ const FORKED_CHILD: &str = "this process is a forked child; the pool belongs to 
 
 /// How a worker process ended while it ran a task.
 ///
-/// Exactly one of [`exit_code`](Self::exit_code) and [`signal`](Self::signal) is set, or neither when the system
+/// Exactly one of [`exit_code`](DeathDetails::exit_code) and [`signal`](DeathDetails::signal) is set, or neither when the system
 /// could not tell any more (the fork server was killed with its workers).
 ///
 /// ```

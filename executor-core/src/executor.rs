@@ -330,7 +330,7 @@ impl<'a, E> Options<'a, E> {
         (self.executor, &self.settings)
     }
 
-    /// The longest a run may last, counted from its start: then it ends in [`TaskError::TimedOut`]. In a worker process
+    /// The longest a run may last, counted from its start: then it ends in [`TimedOut`](crate::TaskError::TimedOut). In a worker process
     /// the run is killed; on a thread its cancel token is set.
     ///
     /// ```
@@ -348,7 +348,7 @@ impl<'a, E> Options<'a, E> {
         self
     }
 
-    /// When the task must have ended, time in the queue included: then it ends in [`TaskError::TimedOut`].
+    /// When the task must have ended, time in the queue included: then it ends in [`TimedOut`](crate::TaskError::TimedOut).
     ///
     /// ```
     /// use executor_core::{TaskError, ThreadPoolExecutor};

@@ -4,7 +4,7 @@
 //! held by another thread at the fork stays held. So nothing but one atomic is read before the answer is known:
 //!
 //! * every pool takes a [`PoolId`] from one counter, which only grows;
-//! * the fork handler, which runs in the child before `fork` returns there, copies the counter to [`INHERITED_BELOW`];
+//! * the fork handler, which runs in the child before `fork` returns there, copies the counter to `INHERITED_BELOW`;
 //! * a pool is inherited, and refuses every call, if its number is below that mark. A pool built in the child has a
 //!   higher number and works.
 //!

@@ -1,6 +1,6 @@
 //! Waiting on a worker thread (S4): what the pool below a waiting task offers, and the graph that finds rings.
 //!
-//! A thread of a pool enters itself here as a [`Host`]. When code on it waits for a future, the wait asks the host:
+//! A thread of a pool enters itself here as a `Host`. When code on it waits for a future, the wait asks the host:
 //!
 //! 1. the awaited task belongs to this pool, has not started, and there is room on the stack: claim it and run it here;
 //! 2. otherwise block, between the host's two calls, so that the pool puts a spare worker in this one's place.

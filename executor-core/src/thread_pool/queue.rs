@@ -10,8 +10,8 @@
 //! order; every [`FAIRNESS`]th time it looks at *later* and the *injector* first, so that neither its own work nor a
 //! stream of urgent work starves them.
 //!
-//! A task in a worker's own deque is that worker's to run, so a thief may stop looking after [`MOST_VICTIMS`] others
-//! without losing a task. Before a worker blocks, or lies down as one too many, it puts its deques back into the
+//! A thief looks at [`MOST_VICTIMS`] others at most. In a pool with more workers than that, tasks stay in the injector,
+//! so that none lies where nobody looks. Before a worker blocks, or lies down as one too many, it puts its deques back into the
 //! injector, and while it is blocked it pushes there.
 
 use std::collections::BinaryHeap;
@@ -35,8 +35,8 @@ const LARGEST_BATCH: usize = 32;
 /// in order.
 const BATCH_SHARE: usize = 4;
 
-/// How many other workers a thief looks at. All of them up to this number; with thousands of workers, a random sample
-/// and the one that pushed last.
+/// How many other workers a thief looks at: all of them, up to this number of workers. More would make a look expensive
+/// for pools of thousands, which are for waiting; fewer would give up stealing on large machines.
 const MOST_VICTIMS: usize = 64;
 
 #[derive(Debug)]
@@ -110,7 +110,8 @@ impl Queue {
 
     /// A task from a worker.
     pub(super) fn push_local(&self, local: &Local, task: Task) {
-        if task.details().is_some_and(|details| details.priority != 0) {
+        let is_ranked = task.details().is_some_and(|details| details.priority != 0);
+        if is_ranked || self.is_too_wide() {
             return self.push(task);
         }
         local.lifo.push(task);
@@ -196,6 +197,11 @@ impl Queue {
         }
     }
 
+    /// Whether there are more workers than a thief looks at: then tasks stay where everybody looks.
+    fn is_too_wide(&self) -> bool {
+        self.slots.len() > MOST_VICTIMS
+    }
+
     fn inject_one(&self) -> Option<Task> {
         until_settled(|| self.injector.steal())
     }
@@ -205,7 +211,7 @@ impl Queue {
             return None;
         }
         let batch = (self.injector.len() / (BATCH_SHARE * max_workers)).min(LARGEST_BATCH);
-        if batch <= 1 {
+        if batch <= 1 || self.is_too_wide() {
             return self.inject_one();
         }
         until_settled(|| self.injector.steal_batch_with_limit_and_pop(&local.fifo, batch))
