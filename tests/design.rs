@@ -27,7 +27,7 @@ fn the_first_program_in_processes() -> Result<(), Box<dyn std::error::Error>> {
 fn first_program(pool: &impl concurrent_futures::Executor) -> Result<(), Box<dyn std::error::Error>> {
     let answer = pool.submit(power, 12);
     let (told, heard) = std::sync::mpsc::channel();
-    answer.add_done_callback(move |outcome| drop(told.send(outcome.as_ref().ok().copied())));
+    answer.add_done_callback(move |outcome| assert!(told.send(outcome.as_ref().ok().copied()).is_ok()));
     let mut values = Vec::new();
     for value in pool.map(power, 0..20) {
         values.push(value?);
