@@ -84,6 +84,8 @@ pub(crate) struct Dispatcher {
     /// Where to look for the next busy worker to give more to.
     prefetch_from: u64,
     ending: Option<Ending>,
+    /// By what means workers are ended, if they are.
+    stopping: Option<Means>,
 }
 
 /// How the pool ends.
@@ -122,6 +124,7 @@ impl Dispatcher {
             means: BTreeMap::new(),
             prefetch_from: 0,
             ending: None,
+            stopping: None,
         })
     }
 
@@ -243,22 +246,27 @@ impl Dispatcher {
     }
 
     fn stop_workers(&mut self, means: Means) {
-        for (number, worker) in &mut self.workers {
+        self.stopping = Some(means);
+        let numbers: Vec<u64> = self.workers.keys().copied().collect();
+        for number in numbers {
+            self.stop_worker(number, means);
+        }
+    }
+
+    /// Ends a worker by this means; one that is still being forked, when the fork server has said that it is there.
+    pub(super) fn stop_worker(&mut self, number: u64, means: Means) {
+        if means == Means::Kill {
+            return self.kill(number);
+        }
+        self.idle.retain(|idle| *idle != number);
+        if let Some(worker) = self.workers.get_mut(&number) {
             worker.is_ending = true;
             if let Some(process) = &worker.process {
                 // One that has ended already is as good.
-                let _ = match means {
-                    Means::Terminate => process::terminate_by_pidfd(process.pidfd.as_fd()),
-                    Means::Kill => process::kill_by_pidfd(process.pidfd.as_fd()),
-                };
-            } else {
-                worker.close();
+                let _ = process::terminate_by_pidfd(process.pidfd.as_fd());
             }
-            if means == Means::Terminate {
-                self.timers.insert((Instant::now() + GRACE, Timer::Grace { worker: *number }));
-            }
+            self.timers.insert((Instant::now() + GRACE, Timer::Grace { worker: number }));
         }
-        self.idle.clear();
     }
 
     /// Ends the running job with this id; one that waits is cancelled.

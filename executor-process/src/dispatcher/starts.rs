@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use super::deaths::Cause;
 use super::time::Timer;
 use super::{CONTROL, Dispatcher, tokens};
+use crate::shared::Means;
 use crate::sys::memory::SharedPage;
 use crate::sys::poll::Interest;
 use crate::sys::{process, socket};
@@ -102,7 +103,8 @@ impl Dispatcher {
                 worker.process = Some(Process { pid, pidfd });
                 // A worker that cannot be watched cannot be relied upon; one that should end was not told to yet.
                 if !is_watched || worker.is_ending {
-                    self.kill(number);
+                    let means = self.stopping.filter(|_| is_watched).unwrap_or(Means::Kill);
+                    self.stop_worker(number, means);
                 }
             }
             Notice::ForkFailed { worker: number, error } => {
