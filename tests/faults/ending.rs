@@ -308,8 +308,9 @@ fn stopped_by(stop: fn(&ProcessPoolExecutor) -> concurrent_futures::ShutdownRepo
 #[test]
 fn terminate_workers_ends_everything() {
     isolated(|| {
-        let (signal, _) = stopped_by(|pool| pool.terminate_workers());
-        assert_eq!(signal, libc::SIGTERM);
+        let (signal, took) = stopped_by(|pool| pool.terminate_workers());
+        // Two seconds later, on a machine with much else to do, SIGKILL.
+        assert!(signal == libc::SIGTERM || took >= Duration::from_secs(2), "{signal} after {took:?}");
     });
 }
 

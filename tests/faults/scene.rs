@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use concurrent_futures::{ProcessPoolExecutor, TaskError, WorkerDeath};
 
 use crate::procfs::{Footprint, tagged, workers};
-use crate::support::{TempDir, Turnstile, Watchdog, pass, start_own_process};
+use crate::support::{TempDir, Turnstile, Watchdog, eventually, pass, start_own_process};
 
 /// How long a test may take in its process before its watchdog ends it.
 const LIMIT: Duration = Duration::from_secs(45);
@@ -204,6 +204,14 @@ pub(crate) fn forever<T>() -> T {
 /// Starts a program that nobody waits for. For use in tasks, with which it should go.
 pub(crate) fn leave_running(program: &str, arguments: &[&str]) -> u32 {
     Command::new(program).args(arguments).spawn().unwrap().id()
+}
+
+/// Kills the workers of the one pool, which are idle, and waits until it knows: what they may still have in them (a
+/// thread, a twin, a late answer) must not end a task of what comes next.
+pub(crate) fn replace_workers(pool: &ProcessPoolExecutor) {
+    let old = workers();
+    old.iter().for_each(|pid| kill(*pid, nix::sys::signal::Signal::SIGKILL));
+    eventually(|| pool.workers().iter().all(|worker| old.iter().all(|pid| u64::from(*pid) != worker.id)));
 }
 
 /// The pool runs `size` tasks at the same time, in as many processes, and has no more.

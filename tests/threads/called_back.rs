@@ -9,6 +9,8 @@ use concurrent_futures::{TaskError, ThreadPoolExecutor, current_task};
 
 use crate::support::{Gate, Tally, Watchdog, eventually, in_own_process, threads};
 
+const LIMIT: Duration = Duration::from_secs(40);
+
 fn me() -> ThreadId {
     std::thread::current().id()
 }
@@ -149,7 +151,7 @@ fn a_long_chain_of_callbacks_that_submit_does_not_grow_the_stack() {
             }
         });
     }
-    in_own_process(Duration::from_secs(20), || {
+    in_own_process(LIMIT, || {
         let pool = ThreadPoolExecutor::builder().max_workers(2).stack_size(64 * 1024).build().unwrap();
         let (sender, receiver) = mpsc::channel();
         let inside = pool.clone();
@@ -161,7 +163,7 @@ fn a_long_chain_of_callbacks_that_submit_does_not_grow_the_stack() {
 /// S10: the last handle dropped by a callback: on the worker, on a thread that cancels, on the timer's thread.
 #[test]
 fn a_callback_may_drop_the_last_handle() {
-    in_own_process(Duration::from_secs(10), || {
+    in_own_process(LIMIT, || {
         let at_first = threads().len();
         for round in 0..50 {
             let pool = ThreadPoolExecutor::new(1).unwrap();

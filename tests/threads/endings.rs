@@ -9,6 +9,8 @@ use concurrent_futures::{SubmitError, TaskError, ThreadPoolExecutor};
 
 use crate::support::{Gate, Probe, Tally, Watchdog, eventually, in_own_process, threads};
 
+const LIMIT: Duration = Duration::from_secs(40);
+
 /// All threads return when it is over, and together they report what was done, each what it has seen.
 #[test]
 fn eight_threads_may_shut_down_at_once() {
@@ -233,7 +235,7 @@ fn a_shutdown_with_a_limit_returns_when_it_is_over() {
 /// The last handle dropped inside a task: nobody joins itself, what is queued still runs, and the threads go.
 #[test]
 fn the_last_handle_may_be_dropped_inside_a_task() {
-    in_own_process(Duration::from_secs(20), || {
+    in_own_process(LIMIT, || {
         let at_first = threads().len();
         for workers in [1, 3] {
             for round in 0..100 {
@@ -265,7 +267,7 @@ fn the_last_handle_may_be_dropped_inside_a_task() {
 /// A result, an argument and a thread outside that hold the last handle.
 #[test]
 fn the_last_handle_may_be_a_result_or_an_argument() {
-    in_own_process(Duration::from_secs(20), || {
+    in_own_process(LIMIT, || {
         let at_first = threads().len();
         for _ in 0..100 {
             let pool = ThreadPoolExecutor::new(1).unwrap();
@@ -290,7 +292,7 @@ fn the_last_handle_may_be_a_result_or_an_argument() {
 /// Inside `blocking`, with a spare worker about: it is a worker still, and does not wait.
 #[test]
 fn a_task_may_shut_down_inside_blocking() {
-    in_own_process(Duration::from_secs(10), || {
+    in_own_process(LIMIT, || {
         for _ in 0..100 {
             let pool = ThreadPoolExecutor::new(1).unwrap();
             let inside = pool.clone();

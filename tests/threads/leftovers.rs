@@ -1,11 +1,13 @@
 //! S13, S14: nothing is kept longer than somebody can ask for it, and counts are right by the time anybody can look.
 
 use std::sync::{Arc, Barrier, mpsc};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use concurrent_futures::{TaskError, ThreadPoolExecutor, current_task};
 
 use crate::support::{Gate, Tally, Watchdog, in_own_process};
+
+const LIMIT: Duration = Duration::from_secs(30);
 
 /// S14: the outcome of a task that was run in place goes with its future, not when the worker comes back to its queue.
 #[test]
@@ -33,7 +35,7 @@ fn tasks_run_in_place_leave_no_memory_behind() {
         let line = status.lines().find(|line| line.starts_with("VmHWM:")).unwrap();
         line.split_whitespace().nth(1).unwrap().parse().unwrap()
     }
-    in_own_process(Duration::from_secs(20), || {
+    in_own_process(LIMIT, || {
         let pool = ThreadPoolExecutor::new(1).unwrap();
         let inside = pool.clone();
         let before = peak();
@@ -63,7 +65,7 @@ fn a_cancelled_task_is_counted_when_its_callbacks_run() {
     for deadline in [false, true] {
         let (sender, receiver) = mpsc::channel();
         let future = if deadline {
-            let soon = std::time::Instant::now() + Duration::from_millis(20);
+            let soon = Instant::now() + Duration::from_millis(20);
             pool.options().deadline(soon).submit(|()| (), ())
         } else {
             pool.spawn(|| ())
@@ -86,7 +88,10 @@ fn a_cancelled_task_is_counted_when_its_callbacks_run() {
 #[test]
 fn a_shutdown_that_waited_reports_nothing_left() {
     let _watchdog = Watchdog::start();
-    for round in 0..20_000_u32 {
+    let until = Instant::now() + Duration::from_secs(2);
+    let mut round = 0_u32;
+    while Instant::now() < until {
+        round += 1;
         let pool = ThreadPoolExecutor::new(1).unwrap();
         let start = Arc::new(Barrier::new(2));
         let (there, inside) = (Arc::clone(&start), pool.clone());
@@ -114,8 +119,11 @@ fn a_shutdown_that_waited_reports_nothing_left() {
 /// S10: shutting down from the callback of a late task, which runs on the timer's thread, while others shut down.
 #[test]
 fn a_callback_of_a_late_task_may_shut_down_at_the_same_time_as_others() {
-    in_own_process(Duration::from_secs(10), || {
-        for round in 0..200 {
+    in_own_process(LIMIT, || {
+        let until = Instant::now() + Duration::from_secs(1);
+        let mut round = 0;
+        while Instant::now() < until {
+            round += 1;
             let pool = ThreadPoolExecutor::new(1).unwrap();
             let gate = Gate::new();
             let passes = gate.clone();
@@ -133,7 +141,7 @@ fn a_callback_of_a_late_task_may_shut_down_at_the_same_time_as_others() {
                 while inside.stats().workers > 0 {
                     std::thread::yield_now();
                 }
-                for _ in 0..100 * round {
+                for _ in 0..100 * (round % 200) {
                     std::hint::spin_loop();
                 }
                 inside.shutdown();
@@ -155,14 +163,14 @@ fn a_destructor_of_a_late_task_holds_up_no_other_limit() {
             self.0.pass();
         }
     }
-    in_own_process(Duration::from_secs(10), || {
+    in_own_process(LIMIT, || {
         let pool = ThreadPoolExecutor::new(1).unwrap();
         let (busy, slow) = (Gate::new(), Gate::new());
         let passes = busy.clone();
         let first = pool.options().timeout(Duration::from_millis(60)).submit(move |()| passes.pass(), ());
         busy.wait_for_arrivals(1);
         let holds = Slow(slow.clone());
-        let soon = std::time::Instant::now() + Duration::from_millis(5);
+        let soon = Instant::now() + Duration::from_millis(5);
         let second = pool.options().deadline(soon).submit(move |()| drop(holds), ());
         slow.wait_for_arrivals(1); // its closure is being dropped
         let outcome = first.result();

@@ -10,6 +10,8 @@ use nix::sys::resource::{UsageWho, getrusage};
 
 use crate::support::{Gate, Watchdog, descriptors, eventually, in_own_process, threads};
 
+const LIMIT: Duration = Duration::from_secs(40);
+
 /// As many tasks at the same time as there are workers.
 fn all_at_once(pool: &ThreadPoolExecutor, count: usize) -> BTreeSet<String> {
     let all = Arc::new(Barrier::new(count));
@@ -247,7 +249,7 @@ fn one_task_starts_one_worker() {
 /// S9: an initializer that fails on the third worker: what runs ends, what waits and what comes later is told.
 #[test]
 fn a_later_initializer_that_fails_breaks_the_pool() {
-    in_own_process(Duration::from_secs(15), || {
+    in_own_process(LIMIT, || {
         let count = AtomicUsize::new(0);
         let pool = ThreadPoolExecutor::builder()
             .max_workers(3)
@@ -282,7 +284,7 @@ fn a_later_initializer_that_fails_breaks_the_pool() {
 /// S13: nothing is left of pools that are gone.
 #[test]
 fn a_thousand_pools_leave_nothing_behind() {
-    in_own_process(Duration::from_secs(40), || {
+    in_own_process(LIMIT, || {
         let make = |n: u64| {
             let builder = ThreadPoolExecutor::builder().max_workers(2);
             let pool = if n.is_multiple_of(2) { builder } else { builder.keep_alive(Duration::ZERO) }
@@ -330,7 +332,7 @@ fn used() -> Duration {
 /// S13: idle pools use no processor time, whatever they did before.
 #[test]
 fn idle_pools_use_no_processor_time() {
-    in_own_process(Duration::from_secs(20), || {
+    in_own_process(LIMIT, || {
         let plain = ThreadPoolExecutor::new(32).unwrap();
         all_at_once(&plain, 32);
         let limited = ThreadPoolExecutor::builder()
@@ -362,7 +364,7 @@ fn idle_pools_use_no_processor_time() {
 /// A thousand workers that sleep at the same time, twice: as many threads, and no more time than a few sleeps.
 #[test]
 fn a_thousand_workers_sleep_at_the_same_time() {
-    in_own_process(Duration::from_secs(40), || {
+    in_own_process(LIMIT, || {
         const WORKERS: usize = 1_000;
         let nap = Duration::from_millis(50);
         let pool = ThreadPoolExecutor::builder().max_workers(WORKERS).stack_size(64 * 1024).build().unwrap();

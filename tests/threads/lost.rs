@@ -11,7 +11,7 @@ use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
 use crate::support::{Gate, eventually, in_own_process};
 
-const LIMIT: Duration = Duration::from_secs(15);
+const LIMIT: Duration = Duration::from_secs(30);
 
 /// S5: a limit too far away to have an instant is none.
 #[test]
@@ -216,6 +216,34 @@ fn a_worker_that_cannot_start_does_not_break_a_pool_with_an_idle_one() {
             }
         });
         assert_eq!(pool.stats().workers, 1);
+    });
+}
+
+/// S4, S5: a task that is claimed to be run in place leaves those beside it in the worker's deque to the others, and
+/// somebody awake for them.
+#[test]
+fn the_second_of_two_tasks_is_started_while_the_first_runs_in_place() {
+    in_own_process(LIMIT, || {
+        let pool = ThreadPoolExecutor::new(2).unwrap();
+        let inside = pool.clone();
+        let rounds = pool.spawn(move || {
+            let until = Instant::now() + Duration::from_secs(3);
+            let mut rounds = 0_u64;
+            while Instant::now() < until {
+                let both = Arc::new(Barrier::new(2));
+                let [first, second] = [(); 2].map(|()| {
+                    let both = Arc::clone(&both);
+                    inside.spawn(move || {
+                        both.wait(); // not a wait the pool knows of
+                    })
+                });
+                first.result().unwrap(); // mostly in place
+                second.result().unwrap();
+                rounds += 1;
+            }
+            rounds
+        });
+        println!("{} rounds", rounds.result().unwrap());
     });
 }
 

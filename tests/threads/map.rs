@@ -10,6 +10,8 @@ use concurrent_futures::{TaskError, ThreadPoolExecutor};
 
 use crate::support::{Gate, Probe, Tally, Watchdog, in_own_process};
 
+const LIMIT: Duration = Duration::from_secs(40);
+
 /// An endless input that counts how far it was read.
 fn counted(taken: &Arc<AtomicUsize>) -> impl Iterator<Item = usize> + use<> {
     let taken = Arc::clone(taken);
@@ -233,7 +235,7 @@ fn an_input_that_panics_at_once_leaves_nothing() {
 /// S4: `next()` on a worker of the same pool, the only one and one of two, nested too.
 #[test]
 fn a_map_may_be_consumed_on_a_worker_of_its_pool() {
-    in_own_process(Duration::from_secs(20), || {
+    in_own_process(LIMIT, || {
         for workers in [1, 2, 4] {
             for unordered in [false, true] {
                 let pool = ThreadPoolExecutor::new(workers).unwrap();
@@ -424,7 +426,7 @@ fn maps_of_one_pool_do_not_disturb_each_other() {
 /// A bounded queue, of one place too, and a map on it: from outside and on a worker.
 #[test]
 fn a_map_on_a_bounded_queue_ends() {
-    in_own_process(Duration::from_secs(20), || {
+    in_own_process(LIMIT, || {
         for (workers, capacity) in [(1, 1), (2, 1), (2, 16)] {
             let pool =
                 ThreadPoolExecutor::builder().max_workers(workers).queue_capacity(capacity).build().unwrap();

@@ -10,6 +10,8 @@ use concurrent_futures::{TaskError, ThreadPoolExecutor};
 
 use crate::support::{Gate, Probe, Tally, Watchdog, in_own_process, watch_own_process};
 
+const LIMIT: Duration = Duration::from_secs(40);
+
 /// Panics when it is dropped, and counts as dropped all the same.
 struct Bomb {
     probe: Probe,
@@ -241,7 +243,7 @@ fn a_panic_in_a_thread_locals_destructor_on_a_worker_aborts() {
     thread_local! {
         static LOCAL: RefCell<Option<Bomb>> = const { RefCell::new(None) };
     }
-    let ended = watch_own_process(Duration::from_secs(20), || {
+    let ended = watch_own_process(LIMIT, || {
         let tally = Tally::local();
         let pool = ThreadPoolExecutor::new(1).unwrap();
         let bomb = Bomb::new(&tally);
@@ -270,7 +272,7 @@ fn a_thread_locals_destructor_may_use_the_pool() {
     thread_local! {
         static LOCAL: RefCell<Option<Uses>> = const { RefCell::new(None) };
     }
-    in_own_process(Duration::from_secs(20), || {
+    in_own_process(LIMIT, || {
         for is_retired in [true, false] {
             let (sender, receiver) = mpsc::channel();
             let builder = ThreadPoolExecutor::builder().max_workers(1);

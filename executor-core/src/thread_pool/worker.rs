@@ -308,10 +308,8 @@ impl Host for Worker {
 
     fn has_room(&self) -> bool {
         let filled = self.stack_base.abs_diff(stack_pointer());
-        // A worker that has just gone on may be one too many: then the others run what it waits for next.
-        self.blocks.get() == 0
-            && filled < self.registry.settings.stack_size / STACK_SHARE
-            && !self.registry.sleep.is_surplus()
+        // Even where this worker is one too many, having just gone on: the others may be waiting for a lock it holds.
+        self.blocks.get() == 0 && filled < self.registry.settings.stack_size / STACK_SHARE
     }
 
     fn run(&self, task: Started) {
