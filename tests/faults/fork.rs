@@ -1,50 +1,14 @@
 //! S11 for process pools: a child made by the user's own `fork` is answered at once, and its parent does not notice.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use concurrent_futures::{ProcessPoolExecutor, SubmitError, TaskError};
 use nix::sys::signal::Signal;
-use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
+use nix::sys::wait::waitpid;
 use nix::unistd::{ForkResult, fork};
 
-use crate::scene::{assert_full, isolated, kill};
-use crate::support::{Turnstile, pass};
-
-/// Runs `body` in a forked child; what it exits with, or `None` if it hangs.
-fn in_fork(body: impl FnOnce() -> bool) -> Option<i32> {
-    // SAFETY: the child calls the library, which promises to answer there, and leaves by `_exit`. Only glibc's locks
-    // could be held by threads that are not there, and glibc takes care of its own in `fork`.
-    match unsafe { fork() }.unwrap() {
-        ForkResult::Child => {
-            let done = std::panic::catch_unwind(std::panic::AssertUnwindSafe(body));
-            let code = match done {
-                Ok(true) => 0,
-                Ok(false) => 1,
-                Err(_) => 2,
-            };
-            // SAFETY: ends the child without the destructors of its parent.
-            unsafe { nix::libc::_exit(code) }
-        }
-        ForkResult::Parent { child } => {
-            let deadline = Instant::now() + Duration::from_secs(5);
-            loop {
-                match waitpid(child, Some(WaitPidFlag::WNOHANG)).unwrap() {
-                    WaitStatus::StillAlive if Instant::now() < deadline => {
-                        std::thread::sleep(Duration::from_millis(1));
-                    }
-                    WaitStatus::StillAlive => {
-                        kill(u32::try_from(child.as_raw()).unwrap(), Signal::SIGKILL);
-                        waitpid(child, None).unwrap();
-                        return None;
-                    }
-                    WaitStatus::Exited(_, code) => return Some(code),
-                    WaitStatus::Signaled(_, signal, _) => return Some(128 + signal as i32),
-                    _ => {}
-                }
-            }
-        }
-    }
-}
+use crate::scene::{assert_full, isolated};
+use crate::support::{Turnstile, in_fork, pass};
 
 #[test]
 fn a_forked_child_is_refused_at_once() {

@@ -622,3 +622,39 @@ pub(crate) fn threads() -> Vec<u64> {
 pub(crate) fn descriptors() -> usize {
     fs::read_dir("/proc/self/fd").unwrap().count()
 }
+
+/// Runs `body` in a forked child; what it exits with, or `None` if it hangs.
+pub(crate) fn in_fork(body: impl FnOnce() -> bool) -> Option<i32> {
+    // SAFETY: the child calls the library, which promises to answer there, and leaves by `_exit`. Only glibc's locks
+    // could be held by threads that are not there, and glibc takes care of its own in `fork`.
+    match unsafe { nix::unistd::fork() }.unwrap() {
+        nix::unistd::ForkResult::Child => {
+            let done = std::panic::catch_unwind(std::panic::AssertUnwindSafe(body));
+            let code = match done {
+                Ok(true) => 0,
+                Ok(false) => 1,
+                Err(_) => 2,
+            };
+            // SAFETY: ends the child without the destructors of its parent.
+            unsafe { nix::libc::_exit(code) }
+        }
+        nix::unistd::ForkResult::Parent { child } => {
+            let deadline = Instant::now() + Duration::from_secs(5);
+            loop {
+                match nix::sys::wait::waitpid(child, Some(nix::sys::wait::WaitPidFlag::WNOHANG)).unwrap() {
+                    nix::sys::wait::WaitStatus::StillAlive if Instant::now() < deadline => {
+                        std::thread::sleep(Duration::from_millis(1));
+                    }
+                    nix::sys::wait::WaitStatus::StillAlive => {
+                        nix::sys::signal::kill(child, nix::sys::signal::Signal::SIGKILL).unwrap();
+                        nix::sys::wait::waitpid(child, None).unwrap();
+                        return None;
+                    }
+                    nix::sys::wait::WaitStatus::Exited(_, code) => return Some(code),
+                    nix::sys::wait::WaitStatus::Signaled(_, signal, _) => return Some(128 + signal as i32),
+                    _ => {}
+                }
+            }
+        }
+    }
+}

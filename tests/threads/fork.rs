@@ -1,52 +1,13 @@
 //! S11: a child made by the user's own `fork` is answered at once.
 
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use concurrent_futures::{TaskError, ThreadPoolExecutor};
-use nix::sys::signal::{Signal, kill};
-use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
-use nix::unistd::{ForkResult, fork};
 
-use crate::support::{Gate, eventually, in_own_process, threads};
+use crate::support::{Gate, eventually, in_fork, in_own_process, threads};
 
 const LIMIT: Duration = Duration::from_secs(20);
-
-/// Runs `body` in a forked child; what it exits with, or `None` if it hangs.
-fn in_fork(body: impl FnOnce() -> bool) -> Option<i32> {
-    // SAFETY: the child calls the library, which promises to answer there, and leaves by `_exit`. Only glibc's locks
-    // could be held by threads that are not there, and glibc takes care of its own in `fork`.
-    match unsafe { fork() }.unwrap() {
-        ForkResult::Child => {
-            let done = std::panic::catch_unwind(std::panic::AssertUnwindSafe(body));
-            let code = match done {
-                Ok(true) => 0,
-                Ok(false) => 1,
-                Err(_) => 2,
-            };
-            // SAFETY: ends the child without the destructors of its parent.
-            unsafe { nix::libc::_exit(code) }
-        }
-        ForkResult::Parent { child } => {
-            let deadline = Instant::now() + Duration::from_secs(5);
-            loop {
-                match waitpid(child, Some(WaitPidFlag::WNOHANG)).unwrap() {
-                    WaitStatus::StillAlive if Instant::now() < deadline => {
-                        std::thread::sleep(Duration::from_millis(1));
-                    }
-                    WaitStatus::StillAlive => {
-                        kill(child, Signal::SIGKILL).unwrap();
-                        waitpid(child, None).unwrap();
-                        return None;
-                    }
-                    WaitStatus::Exited(_, code) => return Some(code),
-                    WaitStatus::Signaled(_, signal, _) => return Some(128 + signal as i32),
-                    _ => {}
-                }
-            }
-        }
-    }
-}
 
 /// S11: every call on an inherited pool or future is answered.
 #[test]
