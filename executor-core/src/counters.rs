@@ -1,6 +1,6 @@
 //! The counters behind `stats()`: they only grow, so reading them in the right order makes them add up.
 //!
-//! Every thread counts in one of a few shards. A task is counted as submitted before it can start, and as started
+//! A worker counts in a shard of its own, without a read-modify-write; other threads share a few. A task is counted as submitted before it can start, and as started
 //! before it can finish; a reader sums *finished* first, then *started* (and *withdrawn*), then *submitted*, so at the instant of the last
 //! read `finished <= started <= submitted` holds, whatever the others do meanwhile, and the differences are what is
 //! running and what is queued. (A task cancelled before its start counts as cancelled only.)
@@ -24,11 +24,15 @@ pub enum Ending {
 /// More shards spread threads better; each costs a cache line and a read in `stats`.
 const SHARDS: usize = 16;
 
-/// The counters of one pool.
+/// The counters of one pool that anybody may count in.
 #[derive(Debug, Default)]
 pub struct Counters {
     shards: [CachePadded<Shard>; SHARDS],
 }
+
+/// The counters of one worker, in which no other thread counts.
+#[derive(Debug, Default)]
+pub struct OwnCounters(CachePadded<Shard>);
 
 #[derive(Debug, Default)]
 struct Shard {
@@ -75,19 +79,25 @@ impl Counters {
         self.mine().cancelled.fetch_add(1, Ordering::Release);
     }
 
-    fn sum(&self, counter: impl Fn(&Shard) -> &AtomicU64) -> u64 {
-        self.shards.iter().map(|shard| counter(shard).load(Ordering::Acquire)).sum()
-    }
-
     /// The counts of tasks; those of workers are left at 0.
     #[must_use]
     pub fn read(&self) -> PoolStats {
-        let panicked = self.sum(|shard| &shard.panicked);
-        let finished = self.sum(|shard| &shard.finished);
-        let cancelled = self.sum(|shard| &shard.cancelled);
-        let started = self.sum(|shard| &shard.started);
-        let withdrawn = self.sum(|shard| &shard.withdrawn);
-        let submitted = self.sum(|shard| &shard.submitted) - withdrawn;
+        self.read_with(std::iter::empty)
+    }
+
+    /// The counts of tasks, those in the workers' own counters included.
+    #[must_use]
+    pub fn read_with<'a, I: Iterator<Item = &'a OwnCounters>>(&'a self, own: impl Fn() -> I) -> PoolStats {
+        let sum = |counter: fn(&Shard) -> &AtomicU64| -> u64 {
+            let shared = self.shards.iter().map(|shard| &**shard);
+            shared.chain(own().map(|own| &*own.0)).map(|shard| counter(shard).load(Ordering::Acquire)).sum()
+        };
+        let panicked = sum(|shard| &shard.panicked);
+        let finished = sum(|shard| &shard.finished);
+        let cancelled = sum(|shard| &shard.cancelled);
+        let started = sum(|shard| &shard.started);
+        let withdrawn = sum(|shard| &shard.withdrawn);
+        let submitted = sum(|shard| &shard.submitted) - withdrawn;
         PoolStats {
             submitted,
             queued: submitted.saturating_sub(started + cancelled),
@@ -97,5 +107,32 @@ impl Counters {
             panicked,
             ..PoolStats::default()
         }
+    }
+}
+
+impl OwnCounters {
+    /// A task was accepted.
+    pub fn submitted(&self) {
+        Self::count(&self.0.submitted);
+    }
+
+    /// A task runs.
+    pub fn started(&self) {
+        Self::count(&self.0.started);
+    }
+
+    /// A task that ran is over.
+    pub fn finished(&self, ending: Ending) {
+        if ending == Ending::Panicked {
+            Self::count(&self.0.panicked);
+        }
+        Self::count(&self.0.finished);
+    }
+
+    fn count(counter: &AtomicU64) {
+        // ORDERING: relaxed: this thread alone writes it.
+        let before = counter.load(Ordering::Relaxed);
+        // ORDERING: release, as in `Counters::submitted`.
+        counter.store(before + 1, Ordering::Release);
     }
 }

@@ -15,7 +15,11 @@ use crate::host::{self, Host};
 use crate::os::ThreadSlot;
 use crate::owner;
 use crate::panic_report;
-use crate::task::{self, Details, Handle, Listener, Outcome, Phase};
+use crate::task::{self, Details, Handle, Listener, Outcome, Phase, Writer};
+
+/// How long a waiting thread looks before it sleeps. A wake-up costs both sides together about as much; longer would keep a
+/// core from whoever has work for it, shorter pays for a wake-up where a moment would have done.
+const LOOK_TIME: Duration = Duration::from_micros(10);
 
 /// The handle to the value of a task: wait for it, look at it, be called back, or `.await` it.
 ///
@@ -39,12 +43,11 @@ use crate::task::{self, Details, Handle, Listener, Outcome, Phase};
 /// that wait for each other in a ring end in [`TaskError::Deadlock`].
 pub struct TaskFuture<T> {
     cell: Handle<T>,
-    cancel_on_drop: bool,
 }
 
 impl<T> TaskFuture<T> {
     pub(crate) const fn new(cell: Handle<T>) -> Self {
-        Self { cell, cancel_on_drop: false }
+        Self { cell }
     }
 
     /// Waits for the task and returns its value.
@@ -265,8 +268,8 @@ impl<T> TaskFuture<T> {
     /// assert!(!promise.set_running(), "cancelled");
     /// ```
     #[must_use = "dropping it cancels the task"]
-    pub const fn cancel_on_drop(mut self) -> Self {
-        self.cancel_on_drop = true;
+    pub fn cancel_on_drop(self) -> Self {
+        self.cell.cancel_on_drop();
         self
     }
 
@@ -278,15 +281,6 @@ impl<T> TaskFuture<T> {
     /// locks may be held by threads that are not here.
     pub(crate) fn is_lost(&self) -> bool {
         self.cell.pool().is_inherited() && !self.cell.is_finished()
-    }
-}
-
-impl<T> Drop for TaskFuture<T> {
-    fn drop(&mut self) {
-        if self.cancel_on_drop {
-            self.cancel();
-        }
-        self.cell.detach();
     }
 }
 
@@ -355,11 +349,11 @@ pub(crate) fn wait_for<T>(cell: &Handle<T>, timeout: Option<Duration>) -> Result
     // A time-out so far away that it has no instant is none.
     let deadline = timeout.and_then(|timeout| Instant::now().checked_add(timeout));
     let Some(host) = host::current() else {
-        return Ok(park_until(cell, deadline));
+        return Ok(look_for_end(cell, timeout) || park_until(cell, deadline));
     };
     // With a time limit the task is not run here: it might take longer.
     let has_run = deadline.is_none() && run_in_place(&*host, cell);
-    if has_run && cell.is_finished() {
+    if has_run && cell.is_finished() || look_for_end(cell, timeout) {
         return Ok(true);
     }
     let mut over = false;
@@ -375,10 +369,25 @@ pub(crate) fn run_in_place<T>(host: &dyn Host, cell: &Handle<T>) -> bool {
     if host.pool() != cell.pool() || cell.phase() != Phase::Pending || !host.has_room() {
         return false;
     }
-    let Some(started) = cell.task().start() else { return false };
-    host.forget(started.task());
-    host.run(started);
-    true
+    let started = match host.take_back(cell.id()) {
+        Some(queued) => cell.start_alone(queued).or_else(|queued| queued.start().ok_or(())),
+        None => cell.task().start().ok_or(()),
+    };
+    started.map(|started| host.run(started)).is_ok()
+}
+
+/// Looks whether the task is over for about as long as falling asleep and being woken would take: a short task is over by
+/// then, and nobody makes a system call to wake anybody. Yields in between, since whoever runs the task may need this core.
+fn look_for_end<T>(cell: &Handle<T>, timeout: Option<Duration>) -> bool {
+    let limit = timeout.map_or(LOOK_TIME, |timeout| timeout.min(LOOK_TIME));
+    let start = Instant::now();
+    while start.elapsed() < limit {
+        std::thread::yield_now();
+        if cell.is_finished() {
+            return true;
+        }
+    }
+    false
 }
 
 /// Blocks this thread until the task is over or the deadline has come; says whether it is over.
@@ -441,7 +450,7 @@ fn with_parker<R>(wait: impl FnOnce(&Parker) -> R) -> R {
 /// ```
 #[must_use = "dropping a promise abandons its future"]
 pub struct Promise<T> {
-    cell: Handle<T>,
+    cell: Writer<T>,
     completed: bool,
 }
 

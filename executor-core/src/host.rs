@@ -37,10 +37,13 @@ pub(crate) trait Host {
     /// Runs a task that was just claimed.
     fn run(&self, task: Started);
 
-    /// A task that was claimed need not stay in this worker's own deque, if it is on top there, as it mostly is.
-    fn forget(&self, task: &Task);
+    /// Takes the task with this id out of the queue if it is on top of this worker's own deque, as it mostly is.
+    fn take_back(&self, id: usize) -> Option<Task>;
 
-    /// Queues a task submitted on this thread.
+    /// Counts a task submitted on this thread.
+    fn submitted(&self);
+
+    /// Queues it.
     fn push(&self, task: Task);
 
     /// The task on this thread is about to block: somebody else takes over its share of the work.

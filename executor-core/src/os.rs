@@ -1,4 +1,4 @@
-//! Threads by number, the system's and our own; and a clock that costs almost nothing.
+//! Threads by number, the system's and our own; and a clock in two precisions, of which one costs almost nothing.
 
 use std::time::Duration;
 
@@ -7,18 +7,29 @@ use crate::sync::{AtomicU32, Ordering};
 /// A clock that only goes forward, in steps of some milliseconds. A read costs about 5 ns, a fifth of `Instant::now`.
 pub(crate) fn coarse_clock() -> Duration {
     #[cfg(target_os = "linux")]
-    {
-        let mut now = libc::timespec { tv_sec: 0, tv_nsec: 0 };
-        // SAFETY: the clock exists on every Linux, and `now` is ours to write to.
-        unsafe { libc::clock_gettime(libc::CLOCK_MONOTONIC_COARSE, &raw mut now) };
-        let (seconds, nanoseconds) = (u64::try_from(now.tv_sec), u32::try_from(now.tv_nsec));
-        Duration::new(seconds.unwrap_or(0), nanoseconds.unwrap_or(0))
-    }
+    return read_clock(libc::CLOCK_MONOTONIC_COARSE);
+    #[cfg(not(target_os = "linux"))]
+    return fine_clock();
+}
+
+/// The same clock, precisely: never behind [`coarse_clock`].
+pub(crate) fn fine_clock() -> Duration {
+    #[cfg(target_os = "linux")]
+    return read_clock(libc::CLOCK_MONOTONIC);
     #[cfg(not(target_os = "linux"))]
     {
         static EPOCH: std::sync::OnceLock<std::time::Instant> = std::sync::OnceLock::new();
         EPOCH.get_or_init(std::time::Instant::now).elapsed()
     }
+}
+
+#[cfg(target_os = "linux")]
+fn read_clock(clock: libc::clockid_t) -> Duration {
+    let mut now = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    // SAFETY: both clocks exist on every Linux, and `now` is ours to write to.
+    unsafe { libc::clock_gettime(clock, &raw mut now) };
+    let (seconds, nanoseconds) = (u64::try_from(now.tv_sec), u32::try_from(now.tv_nsec));
+    Duration::new(seconds.unwrap_or(0), nanoseconds.unwrap_or(0))
 }
 
 /// The system's number of this thread; 0 where it has none that can be had.

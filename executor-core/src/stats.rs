@@ -57,7 +57,8 @@ pub struct WorkerInfo {
     pub is_busy: bool,
     /// The label of the task it runs, if that has one.
     pub label: Option<String>,
-    /// For how long it has been running that task.
+    /// For how long it has been running that task. On threads, some milliseconds too much at most: its start is taken from a
+    /// coarse clock.
     pub busy_for: Option<Duration>,
 }
 

@@ -15,6 +15,8 @@ use std::time::Duration;
 // Aliases: the lint looks through a re-export, and would complain at every use of one.
 /// [`std::cell::UnsafeCell`].
 pub type UnsafeCell<T> = std::cell::UnsafeCell<T>;
+/// [`std::sync::atomic::AtomicPtr`].
+pub type AtomicPtr<T> = std::sync::atomic::AtomicPtr<T>;
 /// [`std::sync::atomic::AtomicBool`].
 pub type AtomicBool = std::sync::atomic::AtomicBool;
 /// [`std::sync::atomic::AtomicU32`].

@@ -3,10 +3,12 @@
 //! A task is one allocation. The queue (or whoever runs it) and its future each hold a counted reference to it.
 //!
 //! ```text
-//!   Cell<F, T>   ┌ header   vtable · state word · references · pool · runner · details
-//!                ├ waiters  callbacks, threads, groups and the waker that want to know    (a lock, seldom taken)
-//!                └ slot     the closure F until it starts, the outcome once it is set     (a union)
+//!   Cell<F, T>   ┌ header   vtable · state word with the references · pool · runner · extra ──► details
+//!                └ slot     the closure F until it starts, the outcome once it is set           waiters
 //! ```
+//!
+//! Few tasks have options, and few are waited for before they are over: what those need beyond the rest, their *details* and
+//! the callbacks, threads and wakers that want to know (under a lock), lies in a second allocation made when it is needed.
 //!
 //! # States
 //!
@@ -35,7 +37,9 @@
 //! * **R4** FINISHED: it holds the outcome until TAKEN is set. It is read and taken through the one `Handle` inside a
 //!   `TaskFuture`, or dropped by whoever drops the last reference. `T` therefore never needs to be `Sync` for a
 //!   callback.
-//! * **R5** The cell is freed when the last reference goes. A method on a reference may use the cell until it returns.
+//! * **R5** The cell is freed when the last reference goes. A method on a reference may use the cell until it returns. Where a
+//!   step gives a reference up, nothing touches the cell after it.
+//! * **R6** `extra` is null until somebody needs it, set once, and freed with the cell.
 //!
 //! # The race feared: a waiter that registers while the task finishes
 //!
@@ -46,6 +50,7 @@
 
 use std::marker::PhantomData;
 use std::mem::{ManuallyDrop, forget, offset_of};
+use std::ops::Deref;
 use std::ptr::NonNull;
 use std::task::Waker;
 use std::time::{Duration, Instant};
@@ -58,7 +63,14 @@ use crate::fork::PoolId;
 use crate::os::ThreadSlot;
 use crate::owner;
 use crate::panic_report;
-use crate::sync::{Arc, AtomicU32, Mutex, Ordering, UnsafeCell, fence};
+use crate::sync::{Arc, AtomicPtr, AtomicU32, Mutex, Ordering, UnsafeCell};
+
+mod word;
+
+use word::{
+    ABORTED, CANCEL_ON_DROP, CANCELLED, DETACHED, Ended, FINISHED, PENDING, RESERVED, RUNNING, SET, SETTLING,
+    TAKEN, Word,
+};
 
 /// What a task ends in.
 pub(crate) type Outcome<T> = Result<T, TaskError>;
@@ -80,40 +92,6 @@ impl Details {
     }
 }
 
-// --- the state word ---------------------------------------------------------------------------------------------
-
-const PHASE: u32 = 0b111;
-/// Waits for somebody to run it.
-const PENDING: u32 = 0;
-/// Handed over to a worker that may start it at any moment: cannot be cancelled, can be taken back by its promise.
-const RESERVED: u32 = 1;
-/// Somebody runs it.
-const RUNNING: u32 = 2;
-/// Somebody has won the right to set the outcome.
-const SETTLING: u32 = 3;
-/// The outcome is set, callbacks are running.
-const SET: u32 = 4;
-/// Over. Only TAKEN may still be set.
-const FINISHED: u32 = 5;
-
-/// It was cancelled before it started: the outcome is `Err(Cancelled)`.
-const CANCELLED: u32 = 1 << 3;
-/// The `waiters` lock guards something.
-const WAITERS: u32 = 1 << 4;
-/// Its cancel token is set: it was asked to stop.
-const ABORTED: u32 = 1 << 5;
-/// It has a time limit: somebody other than its runner may end it. Never changes.
-const TIMED: u32 = 1 << 6;
-/// The outcome was moved out.
-const TAKEN: u32 = 1 << 7;
-/// With TIMED: its runner has moved the closure out, so from here on somebody else may end it.
-const LAUNCHED: u32 = 1 << 9;
-/// With TIMED: its time was up before that; its runner ends it.
-const LATE: u32 = 1 << 10;
-const LAUNCHED_IN_TIME: u32 = TIMED | LAUNCHED;
-/// Its future was dropped before it was over: nobody will look at the outcome.
-const DETACHED: u32 = 1 << 8;
-
 /// Where a task is, as its future shows it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Phase {
@@ -128,13 +106,20 @@ pub(crate) enum Phase {
 #[repr(C)]
 struct Header {
     vtable: &'static VTable,
-    state: AtomicU32,
-    references: AtomicU32,
+    word: Word,
     pool: PoolId,
     /// The thread that runs it or runs its callbacks; 0 before. For `Deadlock`, and for a callback that asks its own
     /// future.
     runner: AtomicU32,
-    details: Option<Box<Details>>,
+    /// In truth an `Extra<T>`, whose first field this is (R6).
+    extra: AtomicPtr<Option<Details>>,
+}
+
+/// What few tasks need.
+#[repr(C)]
+struct Extra<T> {
+    details: Option<Details>,
+    waiters: Mutex<Waiters<T>>,
 }
 
 struct VTable {
@@ -151,16 +136,9 @@ struct VTable {
     slot: usize,
 }
 
-/// The part of the cell that does not depend on the closure.
-#[repr(C)]
-struct Shared<T> {
-    header: Header,
-    waiters: Mutex<Option<Box<Waiters<T>>>>,
-}
-
 #[repr(C)]
 struct Cell<F, T> {
-    shared: Shared<T>,
+    header: Header,
     slot: UnsafeCell<Slot<F, T>>,
 }
 
@@ -177,6 +155,13 @@ struct Waiters<T> {
     callbacks: Vec<Callback<T>>,
     listeners: Vec<Listener>,
     waker: Option<Waker>,
+}
+
+impl<T> Extra<T> {
+    fn new(details: Option<Details>) -> *mut Option<Details> {
+        let waiters = Waiters { callbacks: Vec::new(), listeners: Vec::new(), waker: None };
+        Box::into_raw(Box::new(Self { details, waiters: Mutex::new(waiters) })).cast()
+    }
 }
 
 /// Somebody who blocks until the task is over.
@@ -214,51 +199,52 @@ where
     F: FnOnce() -> T + Send + 'static,
     T: Send + 'static,
 {
-    let timed = if details.as_ref().is_some_and(Details::is_timed) { TIMED } else { 0 };
+    let is_timed = details.as_ref().is_some_and(Details::is_timed);
+    let extra = match details {
+        None => std::ptr::null_mut(),
+        details => Extra::<T>::new(details),
+    };
     let cell = Box::new(Cell::<F, T> {
-        shared: Shared {
-            header: Header {
-                vtable: &VTable {
-                    execute: execute::<F, T>,
-                    publish: publish::<T>,
-                    fail: fail::<F, T>,
-                    free: free::<F, T>,
-                    slot: offset_of!(Cell<F, T>, slot),
-                },
-                state: AtomicU32::new(PENDING | timed),
-                references: AtomicU32::new(2),
-                pool,
-                runner: AtomicU32::new(0),
-                details: details.map(Box::new),
+        header: Header {
+            vtable: &VTable {
+                execute: execute::<F, T>,
+                publish: publish::<T>,
+                fail: fail::<F, T>,
+                free: free::<F, T>,
+                slot: offset_of!(Cell<F, T>, slot),
             },
-            waiters: Mutex::new(None),
+            word: Word::new(is_timed),
+            pool,
+            runner: AtomicU32::new(0),
+            extra: AtomicPtr::new(extra),
         },
         slot: UnsafeCell::new(Slot { work: ManuallyDrop::new(work) }),
     });
-    let cell = NonNull::from(Box::leak(cell));
-    (Task(cell.cast()), Handle { shared: cell.cast(), value: PhantomData })
+    let cell = NonNull::from(Box::leak(cell)).cast();
+    (Task(cell), Handle { header: cell, value: PhantomData })
 }
 
 unsafe fn execute<F: FnOnce() -> T, T>(header: NonNull<Header>) -> (Ending, bool) {
     // SAFETY: R5, the caller holds a reference.
-    let shared = unsafe { header.cast::<Shared<T>>().as_ref() };
+    let shared = unsafe { header.as_ref() };
     // SAFETY: R2, the slot is ours and holds the closure, which is read this once.
     let work = unsafe { slot::<T>(header).cast::<F>().read() };
-    if !shared.header.launch() {
+    if !shared.word.launch() {
         panic_report::swallow(|| drop(work));
         // SAFETY: R2, the slot is ours and empty: LATE does not change the phase.
         unsafe { slot::<T>(header).write(Err(TaskError::TimedOut)) };
         return (Ending::Returned, true);
     }
     let outcome = panic_report::catch(work).map_err(|mut report| {
-        report.label = shared.header.label().map(str::to_owned);
-        if shared.header.is_detached() {
-            owner::report_panic(shared.header.pool, &report);
+        report.label = shared.label().map(str::to_owned);
+        // Only decides whether the panic is reported in one way or the other.
+        if shared.word.glance().has(DETACHED) {
+            owner::report_panic(shared.pool, &report);
         }
         TaskError::Panicked(report)
     });
     let ending = if outcome.is_err() { Ending::Panicked } else { Ending::Returned };
-    let won = shared.header.win_the_end();
+    let won = shared.word.win_the_end();
     if won {
         // SAFETY: R2, the slot is ours and empty.
         unsafe { slot::<T>(header).write(outcome) };
@@ -269,7 +255,7 @@ unsafe fn execute<F: FnOnce() -> T, T>(header: NonNull<Header>) -> (Ending, bool
 }
 
 unsafe fn publish<T>(header: NonNull<Header>) {
-    end(header.cast::<Shared<T>>());
+    end::<T>(header);
 }
 
 unsafe fn fail<F, T>(header: NonNull<Header>, error: TaskError, drop_work: bool) {
@@ -278,20 +264,30 @@ unsafe fn fail<F, T>(header: NonNull<Header>, error: TaskError, drop_work: bool)
         // SAFETY: R2, the slot is ours and, the caller says, still holds the closure, which is dropped this once.
         panic_report::swallow(|| unsafe { work.drop_in_place() });
     }
-    set::<T>(header.cast(), Err(error));
+    // SAFETY: R2, the slot is ours and empty.
+    unsafe { slot::<T>(header).write(Err(error)) };
+    retain(header); // for `end`: the caller keeps its own
+    end::<T>(header);
 }
 
 unsafe fn free<F, T>(header: NonNull<Header>) {
     // SAFETY: R5: the caller says that this is the last reference, and it is still there.
-    // ORDERING: relaxed: `release` has synchronised with every other reference's end.
-    let state = unsafe { header.as_ref() }.state.load(Ordering::Relaxed);
+    let shared = unsafe { header.as_ref() };
+    let state = shared.word.read();
     let slot = slot::<T>(header);
-    match state & PHASE {
+    match state.phase() {
         // SAFETY: R1, the last reference, so the closure is ours.
         PENDING | RESERVED => panic_report::swallow(|| unsafe { slot.cast::<F>().drop_in_place() }),
         // SAFETY: R4, the last reference, and the outcome was not moved out.
-        FINISHED if state & TAKEN == 0 => panic_report::swallow(|| unsafe { slot.drop_in_place() }),
+        FINISHED if !state.has(TAKEN) => panic_report::swallow(|| unsafe { slot.drop_in_place() }),
         _ => {}
+    }
+    // ORDERING: relaxed: the last reference has synchronised with every other one's end.
+    let extra = shared.extra.load(Ordering::Relaxed);
+    if !extra.is_null() {
+        // SAFETY: R6: made as such a box, by `Extra::new`, and freed here alone.
+        let extra = unsafe { Box::from_raw(extra.cast::<Extra<T>>()) };
+        panic_report::swallow(|| drop(extra));
     }
     // SAFETY: R5, the last reference, and `new` made the cell as such a box.
     drop(unsafe { Box::from_raw(header.cast::<Cell<F, T>>().as_ptr()) });
@@ -306,67 +302,109 @@ fn slot<T>(header: NonNull<Header>) -> *mut Outcome<T> {
     unsafe { header.as_ptr().cast::<u8>().add(offset) }.cast()
 }
 
-/// Sets the outcome and ends the task. R2: the right to do so is the caller's.
-fn set<T>(cell: NonNull<Shared<T>>, outcome: Outcome<T>) {
-    // SAFETY: R2, the slot is ours and holds nothing that needs dropping.
-    unsafe { slot::<T>(cell.cast()).write(outcome) };
-    end(cell);
-}
-
-/// Ends the task whose outcome is in the slot, still unpublished.
-fn end<T>(cell: NonNull<Shared<T>>) {
+/// Ends the task whose outcome is in the slot, still unpublished, and gives up a reference of the caller's.
+fn end<T>(header: NonNull<Header>) {
     // SAFETY: R5, every caller holds a reference.
-    let shared = unsafe { cell.as_ref() };
-    let state = &shared.header.state;
-    // ORDERING: relaxed, only a first guess for the compare-and-swap.
-    let mut current = state.load(Ordering::Relaxed);
-    while current & WAITERS == 0 {
-        let finished = (current & !PHASE) | FINISHED;
-        // ORDERING: release, publishes the outcome; pairs with the acquire in `phase`, `is_finished`, `peek`, `take`.
-        match state.compare_exchange_weak(current, finished, Ordering::Release, Ordering::Relaxed) {
-            Ok(_) => return,
-            Err(now) => current = now,
+    let shared = unsafe { header.as_ref() };
+    match shared.word.end() {
+        Ended::Released => {}
+        Ended::Last => free_last(header),
+        Ended::WithWaiters => {
+            end_with_waiters::<T>(header);
+            release(header);
         }
     }
-    // SAFETY: R3, this thread has just written it; it stays until FINISHED, which `end_cold` publishes last.
-    shared.end_cold(|| unsafe { &*slot::<T>(cell.cast()) });
+}
+
+/// The end of a task somebody waits for: callbacks in the order added, then everybody else.
+#[cold]
+fn end_with_waiters<T>(header: NonNull<Header>) {
+    // SAFETY: R5, the caller holds a reference.
+    let shared = unsafe { header.as_ref() };
+    shared.run_by_this_thread();
+    // For this thread's callbacks only (R3).
+    shared.word.enter(SET);
+    // SAFETY: R6, of this cell, whose `T` this is.
+    let waiters = unsafe { &(*shared.extra_or_new::<T>()).waiters };
+    loop {
+        let mut guard = waiters.lock();
+        let callbacks = std::mem::take(&mut guard.callbacks);
+        if callbacks.is_empty() {
+            let listeners = std::mem::take(&mut guard.listeners);
+            let waker = guard.waker.take();
+            // Under the lock, so that a waiter sees either this or, before, its own entry.
+            shared.word.enter(FINISHED);
+            drop(guard);
+            listeners.into_iter().for_each(Listener::wake);
+            if let Some(waker) = waker {
+                panic_report::swallow(|| waker.wake());
+            }
+            return;
+        }
+        drop(guard);
+        for callback in callbacks {
+            // SAFETY: R3, this thread has just written it; it stays until FINISHED, which comes last.
+            let outcome = unsafe { &*slot::<T>(header) };
+            if let Err(report) = panic_report::catch(|| callback(outcome)) {
+                owner::report_panic(shared.pool, &report);
+            }
+        }
+    }
 }
 
 impl Header {
+    fn details(&self) -> Option<&Details> {
+        // ORDERING: acquire, pairs with the release in `extra_or_new`.
+        let extra = self.extra.load(Ordering::Acquire);
+        // SAFETY: R6: null, or there as long as the cell; the details are its first field and never change.
+        unsafe { extra.as_ref() }?.as_ref()
+    }
+
+    /// The extra part, made if it is not there. The caller knows the cell's `T`.
+    fn extra_or_new<T>(&self) -> *const Extra<T> {
+        // ORDERING: acquire, as in `details`.
+        let extra = self.extra.load(Ordering::Acquire);
+        if !extra.is_null() {
+            return extra.cast();
+        }
+        let new = Extra::<T>::new(None);
+        // ORDERING: release, publishes what is in it; pairs with the acquires, here and in `details`.
+        match self.extra.compare_exchange(extra, new, Ordering::AcqRel, Ordering::Acquire) {
+            Ok(_) => new.cast(),
+            Err(faster) => {
+                // SAFETY: made as such a box two lines above, and seen by nobody.
+                drop(unsafe { Box::from_raw(new.cast::<Extra<T>>()) });
+                faster.cast()
+            }
+        }
+    }
+
     fn label(&self) -> Option<&str> {
-        self.details.as_ref()?.label.as_deref()
+        self.details()?.label.as_deref()
     }
 
     fn phase(&self) -> Phase {
-        // ORDERING: acquire, pairs with the release in `Shared::set`: who sees the end sees the outcome.
-        let state = self.state.load(Ordering::Acquire);
-        match state & PHASE {
+        let state = self.word.read();
+        match state.phase() {
             PENDING | RESERVED => Phase::Pending,
             RUNNING => Phase::Running,
             // A callback that asks its own future finds it over; to others it is as before until callbacks are through.
-            FINISHED | SET if state & PHASE == FINISHED || self.runner() == ThreadSlot::current() => {
-                if state & CANCELLED == 0 { Phase::Finished } else { Phase::Cancelled }
+            FINISHED | SET if state.phase() == FINISHED || self.runner() == ThreadSlot::current() => {
+                if state.has(CANCELLED) { Phase::Cancelled } else { Phase::Finished }
             }
-            _ if state & CANCELLED != 0 => Phase::Pending,
+            _ if state.has(CANCELLED) => Phase::Pending,
             _ => Phase::Running,
         }
     }
 
-    /// Whether somebody has cancelled it, the outcome being there yet or not.
-    fn is_cancelled(&self) -> bool {
-        // ORDERING: relaxed: nothing is read through it.
-        self.state.load(Ordering::Relaxed) & CANCELLED != 0
-    }
-
     fn is_finished(&self) -> bool {
-        // ORDERING: acquire, as in `phase`.
-        self.state.load(Ordering::Acquire) & PHASE == FINISHED
+        self.word.read().phase() == FINISHED
     }
 
     /// Whether this thread is running the task's callbacks right now.
     fn is_in_own_callback(&self) -> bool {
-        // ORDERING: acquire, as in `phase`; on the thread in question both are its own writes.
-        self.state.load(Ordering::Acquire) & PHASE == SET && self.runner() == ThreadSlot::current()
+        // On the thread in question both are its own writes.
+        self.word.read().phase() == SET && self.runner() == ThreadSlot::current()
     }
 
     fn runner(&self) -> ThreadSlot {
@@ -378,118 +416,6 @@ impl Header {
     fn run_by_this_thread(&self) {
         // ORDERING: relaxed, see `runner`.
         self.runner.store(ThreadSlot::current().number(), Ordering::Relaxed);
-    }
-
-    /// Moves from phase `from` to phase `to`, setting `flags`. Exactly one caller succeeds.
-    #[inline]
-    fn advance(&self, from: u32, to: u32, flags: u32) -> bool {
-        // ORDERING: relaxed, only a first guess for the compare-and-swap.
-        let mut state = self.state.load(Ordering::Relaxed);
-        while state & PHASE == from {
-            let next = (state & !PHASE) | to | flags;
-            // ORDERING: acquire, for the closure written by the submitter (and by whoever released it before);
-            // release, so that the next owner of the slot sees what this one did.
-            match self.state.compare_exchange_weak(state, next, Ordering::AcqRel, Ordering::Relaxed) {
-                Ok(_) => return true,
-                Err(current) => state = current,
-            }
-        }
-        false
-    }
-
-    /// Moves to `phase` where nobody else can move: the flags may still change meanwhile.
-    fn enter_phase(&self, phase: u32) {
-        // ORDERING: release, publishes the outcome; pairs with the acquire in `phase`, `is_finished`, `peek`, `take`.
-        let entered = self
-            .state
-            .fetch_update(Ordering::Release, Ordering::Relaxed, |state| Some((state & !PHASE) | phase));
-        debug_assert!(entered.is_ok(), "the update always has a value");
-    }
-
-    /// Whether its future was dropped.
-    fn is_detached(&self) -> bool {
-        // ORDERING: relaxed: it only decides whether a panic is reported in one way or the other.
-        self.state.load(Ordering::Relaxed) & DETACHED != 0
-    }
-
-    /// The runner has moved the closure out and is about to call it; false if its time is up.
-    fn launch(&self) -> bool {
-        // ORDERING: relaxed, TIMED never changes.
-        if self.state.load(Ordering::Relaxed) & TIMED == 0 {
-            return true;
-        }
-        // ORDERING: release: who sees LAUNCHED and then writes the slot does so after it was read; pairs with the acquire
-        // in `expire`.
-        self.state.fetch_or(LAUNCHED, Ordering::AcqRel) & LATE == 0
-    }
-
-    /// The time of a running task is up: says whether the caller is to end it. If it was not launched yet, its runner is.
-    fn expire(&self) -> bool {
-        let expired = self.state.fetch_update(Ordering::AcqRel, Ordering::Relaxed, |state| {
-            match (state & PHASE, state & (TIMED | LAUNCHED | LATE)) {
-                (RUNNING, TIMED) => Some(state | LATE | ABORTED),
-                (RUNNING, LAUNCHED_IN_TIME) => Some((state & !PHASE) | SETTLING | ABORTED),
-                _ => None, // over, or LATE already: then it is its runner's
-            }
-        });
-        expired.is_ok_and(|before| before & LAUNCHED != 0)
-    }
-
-    /// Whether the runner may set the outcome: always, unless a timer may have been faster.
-    fn win_the_end(&self) -> bool {
-        // ORDERING: relaxed, TIMED never changes.
-        self.state.load(Ordering::Relaxed) & TIMED == 0 || self.advance(RUNNING, SETTLING, 0)
-    }
-}
-
-impl<T> Shared<T> {
-    /// The end of a task somebody waits for: callbacks in the order added, then everybody else.
-    #[cold]
-    fn end_cold<'a>(&'a self, outcome: impl Fn() -> &'a Outcome<T>) {
-        self.header.run_by_this_thread();
-        // ORDERING: release, publishes the outcome to this thread's callbacks only (R3).
-        self.header.enter_phase(SET);
-        loop {
-            let mut guard = self.waiters.lock();
-            let callbacks = guard.as_mut().map(|waiters| std::mem::take(&mut waiters.callbacks));
-            let callbacks = callbacks.unwrap_or_default();
-            if callbacks.is_empty() {
-                let waiters = guard.take();
-                // Under the lock, so that a waiter sees either this or, before, its own entry.
-                self.header.enter_phase(FINISHED);
-                drop(guard);
-                if let Some(waiters) = waiters {
-                    waiters.listeners.into_iter().for_each(Listener::wake);
-                    if let Some(waker) = waiters.waker {
-                        panic_report::swallow(|| waker.wake());
-                    }
-                }
-                return;
-            }
-            drop(guard);
-            for callback in callbacks {
-                if let Err(report) = panic_report::catch(|| callback(outcome())) {
-                    owner::report_panic(self.header.pool, &report);
-                }
-            }
-        }
-    }
-
-    /// Runs `enter` on the waiters unless the task is over; says whether it did.
-    fn enter(&self, enter: impl FnOnce(&mut Waiters<T>)) -> bool {
-        let mut guard = self.waiters.lock();
-        // ORDERING: acquire on failure to enter: the caller reads the outcome next. The flag itself is published to the
-        // finisher by the read-modify-write order of the state word.
-        let flagged = self.header.state.fetch_update(Ordering::AcqRel, Ordering::Acquire, |state| {
-            (state & PHASE != FINISHED).then_some(state | WAITERS)
-        });
-        if flagged.is_err() {
-            return false;
-        }
-        enter(guard.get_or_insert_with(|| {
-            Box::new(Waiters { callbacks: Vec::new(), listeners: Vec::new(), waker: None })
-        }));
-        true
     }
 }
 
@@ -508,7 +434,11 @@ unsafe impl Sync for Task {}
 
 /// The proof that this thread moved a task to RUNNING: whoever holds it must run it.
 #[must_use = "a started task must be run"]
-pub(crate) struct Started(Task);
+pub(crate) struct Started {
+    task: Task,
+    /// Whether the one other reference is the handle of whoever waits for it on this very stack.
+    is_alone: bool,
+}
 
 impl Task {
     fn header(&self) -> &Header {
@@ -518,9 +448,9 @@ impl Task {
 
     /// Claims the task, unless somebody else did or it is cancelled.
     pub(crate) fn start(self) -> Option<Started> {
-        self.header().advance(PENDING, RUNNING, 0).then(|| {
+        self.header().word.advance(PENDING, RUNNING, 0).then(|| {
             self.header().run_by_this_thread();
-            Started(self)
+            Started { task: self, is_alone: false }
         })
     }
 
@@ -540,14 +470,14 @@ impl Task {
         if refuse(self.0, TaskError::TimedOut, ABORTED) {
             return;
         }
-        if self.header().expire() {
+        if self.header().word.expire() {
             // SAFETY: SETTLING, and ours; the runner has moved the closure out (R2).
             unsafe { (self.header().vtable.fail)(self.0, TaskError::TimedOut, false) };
         }
     }
 
     pub(crate) fn details(&self) -> Option<&Details> {
-        self.header().details.as_deref()
+        self.header().details()
     }
 
     pub(crate) fn label(&self) -> Option<&str> {
@@ -568,8 +498,7 @@ impl Task {
 
     /// Whether its cancel token is set.
     pub(crate) fn is_aborted(&self) -> bool {
-        // ORDERING: relaxed: a token carries no data.
-        self.header().state.load(Ordering::Relaxed) & ABORTED != 0
+        self.header().word.glance().has(ABORTED)
     }
 
     /// How it is called in messages.
@@ -600,24 +529,24 @@ impl Drop for Task {
 }
 
 impl Started {
-    pub(crate) fn task(&self) -> &Task {
-        &self.0
+    pub(crate) const fn task(&self) -> &Task {
+        &self.task
     }
 
     /// Runs the task's function on this thread. Never unwinds.
     pub(crate) fn execute(self) -> Executed {
-        let before = CURRENT.replace(Some(self.0.0));
+        let before = CURRENT.replace(Some(self.task.0));
         // SAFETY: RUNNING, and ours: a `Started` is made once per task and consumed here.
-        let (ending, won) = unsafe { (self.0.header().vtable.execute)(self.0.0) };
+        let (ending, won) = unsafe { (self.task.header().vtable.execute)(self.task.0) };
         CURRENT.set(before);
-        Executed { task: self.0, ending, won }
+        Executed { started: self, ending, won }
     }
 }
 
 /// The proof that the task's function has run and its outcome is in the cell, not yet published.
 #[must_use = "until it is published, everybody waits"]
 pub(crate) struct Executed {
-    task: Task,
+    started: Started,
     ending: Ending,
     won: bool,
 }
@@ -628,15 +557,21 @@ impl Executed {
     }
 
     pub(crate) const fn task(&self) -> &Task {
-        &self.task
+        &self.started.task
     }
 
     /// Runs the callbacks and wakes who waits. Never unwinds.
     pub(crate) fn publish(self) {
-        if self.won {
-            // SAFETY: `execute` put the outcome into the slot, and this consumes the proof.
-            unsafe { (self.task.header().vtable.publish)(self.task.0) };
+        let Started { task, is_alone } = self.started;
+        if !self.won {
+            return;
         }
+        let ends_alone = is_alone && task.header().word.end_alone();
+        if !ends_alone {
+            // SAFETY: `execute` put the outcome into the slot, and this consumes the proof.
+            unsafe { (task.header().vtable.publish)(task.0) };
+        }
+        forget(task); // either step gave its reference up
     }
 }
 
@@ -655,10 +590,10 @@ pub(crate) fn current() -> Option<Task> {
 }
 
 /// Ends a pending task with `error`; with `flags`, as one that was accepted and is now cancelled.
-fn refuse(cell: NonNull<Header>, error: TaskError, flags: u32) -> bool {
+fn refuse(cell: NonNull<Header>, error: TaskError, flags: u64) -> bool {
     // SAFETY: R5, the caller holds a reference.
     let header = unsafe { cell.as_ref() };
-    let refused = header.advance(PENDING, SETTLING, flags);
+    let refused = header.word.advance(PENDING, SETTLING, flags);
     if refused {
         if flags != 0 {
             owner::cancelled(header.pool); // before anybody can learn of it
@@ -671,36 +606,28 @@ fn refuse(cell: NonNull<Header>, error: TaskError, flags: u32) -> bool {
 
 fn retain(cell: NonNull<Header>) {
     // SAFETY: R5, the caller holds a reference.
-    let before = unsafe { cell.as_ref() }.references.fetch_add(1, Ordering::Relaxed);
-    // ORDERING: relaxed: a new reference is made from an existing one, which keeps the cell alive.
-    if before > u32::MAX / 2 {
-        std::process::abort(); // two billion leaked references: what `Arc` does
-    }
+    unsafe { cell.as_ref() }.word.retain();
 }
 
 fn release(cell: NonNull<Header>) {
     // SAFETY: R5: the caller's reference ends here.
-    let references = unsafe { &(*cell.as_ptr()).references };
-    // The last owner needs no read-modify-write.
-    // ORDERING: acquire, pairs with the release of the others' ends: `free` sees all they did.
-    if references.load(Ordering::Acquire) != 1 {
-        // ORDERING: release, see above; the acquire fence is for the one that turns out to be the last.
-        if references.fetch_sub(1, Ordering::Release) != 1 {
-            return;
-        }
-        fence(Ordering::Acquire);
+    if unsafe { cell.as_ref() }.word.release() {
+        free_last(cell);
     }
+}
+
+fn free_last(cell: NonNull<Header>) {
     // SAFETY: R5: nobody else holds a reference, so nobody can make one.
-    let vtable = unsafe { (*cell.as_ptr()).vtable };
+    let vtable = unsafe { cell.as_ref() }.vtable;
     // SAFETY: the last reference (R5).
     unsafe { (vtable.free)(cell) };
 }
 
 // --- the end that waits -------------------------------------------------------------------------------------------
 
-/// A counted, typed reference: the inside of a `TaskFuture` or a `Promise`.
+/// A counted, typed reference: the inside of a `TaskFuture`. There is one for each task; dropping it detaches the task.
 pub(crate) struct Handle<T> {
-    shared: NonNull<Shared<T>>,
+    header: NonNull<Header>,
     value: PhantomData<Outcome<T>>,
 }
 
@@ -711,100 +638,112 @@ unsafe impl<T: Send> Send for Handle<T> {}
 unsafe impl<T: Send + Sync> Sync for Handle<T> {}
 
 impl<T> Handle<T> {
-    fn shared(&self) -> &Shared<T> {
+    fn header(&self) -> &Header {
         // SAFETY: R5.
-        unsafe { self.shared.as_ref() }
+        unsafe { self.header.as_ref() }
     }
 
     /// An untyped reference to the same task.
     pub(crate) fn task(&self) -> Task {
-        retain(self.shared.cast());
-        Task(self.shared.cast())
+        retain(self.header);
+        Task(self.header)
+    }
+
+    /// Starts the task, to which `queued` is the only other reference, for the caller, who waits for it on this very stack.
+    /// Gives `queued` back if it cannot be.
+    pub(crate) fn start_alone(&self, queued: Task) -> Result<Started, Task> {
+        if queued.0 != self.header || !self.header().word.start_alone() {
+            return Err(queued);
+        }
+        self.header().run_by_this_thread();
+        Ok(Started { task: queued, is_alone: true })
     }
 
     pub(crate) fn id(&self) -> usize {
-        self.shared.as_ptr().addr()
+        self.header.as_ptr().addr()
     }
 
     pub(crate) fn pool(&self) -> PoolId {
-        self.shared().header.pool
+        self.header().pool
     }
 
     pub(crate) fn label(&self) -> Option<&str> {
-        self.shared().header.label()
+        self.header().label()
     }
 
     pub(crate) fn phase(&self) -> Phase {
-        self.shared().header.phase()
+        self.header().phase()
     }
 
     pub(crate) fn is_finished(&self) -> bool {
-        self.shared().header.is_finished()
+        self.header().is_finished()
     }
 
     pub(crate) fn is_in_own_callback(&self) -> bool {
-        self.shared().header.is_in_own_callback()
+        self.header().is_in_own_callback()
     }
 
     /// Ends the task with `error` if nobody has started or cancelled it.
     pub(crate) fn refuse(&self, error: TaskError) -> bool {
-        refuse(self.shared.cast(), error, 0)
+        refuse(self.header, error, 0)
     }
 
     /// Cancels the task if nobody has started or cancelled it.
     pub(crate) fn cancel(&self) -> bool {
-        refuse(self.shared.cast(), TaskError::Cancelled, CANCELLED)
+        refuse(self.header, TaskError::Cancelled, CANCELLED)
     }
 
     /// Whether somebody has cancelled it, the outcome being there yet or not.
     pub(crate) fn is_cancelled(&self) -> bool {
-        self.shared().header.is_cancelled()
+        self.header().word.glance().has(CANCELLED)
     }
 
-    /// The future is dropped.
-    pub(crate) fn detach(&self) {
-        if !self.is_finished() {
-            // ORDERING: relaxed, see `is_detached`.
-            self.shared().header.state.fetch_or(DETACHED, Ordering::Relaxed);
-        }
+    /// From now on, dropping this handle cancels the task.
+    pub(crate) fn cancel_on_drop(&self) {
+        self.header().word.flag(CANCEL_ON_DROP);
     }
 
     /// Sets the cancel token.
     pub(crate) fn abort(&self) {
-        // ORDERING: relaxed: a token carries no data.
-        self.shared().header.state.fetch_or(ABORTED, Ordering::Relaxed);
+        self.header().word.flag(ABORTED);
     }
 
     /// The outcome, once it is there to look at.
     pub(crate) fn peek(&self) -> Option<&Outcome<T>> {
-        let header = &self.shared().header;
-        // ORDERING: acquire, as in `phase`.
-        let state = header.state.load(Ordering::Acquire);
-        let readable = (state & PHASE == FINISHED && state & TAKEN == 0) || header.is_in_own_callback();
+        let state = self.header().word.read();
+        let readable = (state.phase() == FINISHED && !state.has(TAKEN)) || self.header().is_in_own_callback();
         // SAFETY: R4: finished and not taken, and taking needs `&mut self`; or R3: this thread is in the callbacks it
         // runs, and nothing can be taken before they are over.
-        readable.then(|| unsafe { &*slot::<T>(self.shared.cast()) })
+        readable.then(|| unsafe { &*slot::<T>(self.header) })
     }
 
     /// Moves the outcome out of a finished task; `None` if it is not finished or was taken before.
     pub(crate) fn take(&mut self) -> Option<Outcome<T>> {
-        let header = &self.shared().header;
-        // ORDERING: acquire, as in `phase`.
-        let state = header.state.load(Ordering::Acquire);
-        if state & PHASE != FINISHED || state & TAKEN != 0 {
+        let word = &self.header().word;
+        let state = word.read();
+        if state.phase() != FINISHED || state.has(TAKEN) {
             return None;
         }
-        // Nobody else changes the word of a finished task, so a plain store does.
-        // ORDERING: relaxed: only this handle and `free` look at TAKEN, and `release` orders those.
-        header.state.store(state | TAKEN, Ordering::Relaxed);
+        word.take(state);
         // SAFETY: R4: finished, not taken before, and `&mut self` excludes every `peek`.
-        Some(unsafe { slot::<T>(self.shared.cast()).read() })
+        Some(unsafe { slot::<T>(self.header).read() })
     }
 
     /// Whether the outcome was moved out.
     pub(crate) fn is_taken(&self) -> bool {
-        // ORDERING: relaxed: set through this very handle.
-        self.shared().header.state.load(Ordering::Relaxed) & TAKEN != 0
+        self.header().word.glance().has(TAKEN) // set through this very handle
+    }
+
+    /// Runs `enter` on the waiters unless the task is over; says whether it did.
+    fn enter(&self, enter: impl FnOnce(&mut Waiters<T>)) -> bool {
+        // SAFETY: R6, of this cell, whose `T` this is.
+        let waiters = unsafe { &(*self.header().extra_or_new::<T>()).waiters };
+        let mut guard = waiters.lock();
+        let is_pending = self.header().word.announce();
+        if is_pending {
+            enter(&mut guard);
+        }
+        is_pending
     }
 
     /// Adds a callback; gives it back if the task is over already.
@@ -813,7 +752,7 @@ impl<T> Handle<T> {
         C: FnOnce(&Outcome<T>) + Send + 'static,
     {
         let mut callback = Some(callback);
-        self.shared().enter(|waiters| {
+        self.enter(|waiters| {
             if let Some(callback) = callback.take() {
                 waiters.callbacks.push(Box::new(callback));
             }
@@ -823,69 +762,94 @@ impl<T> Handle<T> {
 
     /// Enters a listener; false if the task is over already.
     pub(crate) fn listen(&self, listener: Listener) -> bool {
-        self.shared().enter(|waiters| waiters.listeners.push(listener))
+        self.enter(|waiters| waiters.listeners.push(listener))
     }
 
     /// Forgets a listener that was told nothing yet.
     pub(crate) fn unlisten(&self, listener: &Listener) {
-        if let Some(waiters) = self.shared().waiters.lock().as_mut() {
-            waiters.listeners.retain(|other| !other.is(listener));
-        }
+        // SAFETY: R6, of this cell, whose `T` this is.
+        let waiters = unsafe { &(*self.header().extra_or_new::<T>()).waiters };
+        waiters.lock().listeners.retain(|other| !other.is(listener));
     }
 
     /// Makes `waker` the one to wake; false if the task is over already.
     pub(crate) fn set_waker(&self, waker: &Waker) -> bool {
         // Cloned before the lock, and the old one dropped after it: both are the runtime's code.
         let mut waker = Some(waker.clone());
-        self.shared().enter(|waiters| std::mem::swap(&mut waiters.waker, &mut waker))
-    }
-
-    // What a promise may do beyond that.
-
-    /// Hands the task over to a worker that may start it at any moment: from here `cancel` fails.
-    pub(crate) fn reserve(&self) -> bool {
-        self.shared().header.advance(PENDING, RESERVED, 0)
-    }
-
-    /// Takes a reserved task back.
-    pub(crate) fn unreserve(&self) {
-        self.shared().header.advance(RESERVED, PENDING, 0);
-    }
-
-    /// Says that the task runs now; false if it was cancelled.
-    pub(crate) fn set_running(&self) -> bool {
-        let header = &self.shared().header;
-        // ORDERING: relaxed: only the promise moves between these phases, and it is on this thread.
-        header.advance(PENDING, RUNNING, 0)
-            || header.advance(RESERVED, RUNNING, 0)
-            || header.state.load(Ordering::Relaxed) & PHASE == RUNNING
-    }
-
-    /// Ends the task; gives the outcome back if it was cancelled.
-    pub(crate) fn complete(&self, outcome: Outcome<T>) -> Result<(), Outcome<T>> {
-        let header = &self.shared().header;
-        let won = header.advance(RUNNING, SETTLING, 0)
-            || header.advance(RESERVED, SETTLING, 0)
-            || header.advance(PENDING, SETTLING, 0);
-        if !won {
-            return Err(outcome);
-        }
-        // The closure of a promise's cell captures nothing and has no destructor: nothing to drop (R2).
-        set(self.shared, outcome);
-        Ok(())
+        self.enter(|waiters| std::mem::swap(&mut waiters.waker, &mut waker))
     }
 }
 
 impl<T> Drop for Handle<T> {
     fn drop(&mut self) {
-        release(self.shared.cast());
+        if self.header().word.glance().has(CANCEL_ON_DROP) && !self.pool().is_inherited() {
+            self.cancel();
+        }
+        if self.header().word.detach() {
+            free_last(self.header);
+        }
+    }
+}
+
+/// The inside of a `Promise`: what its future can do, and more.
+pub(crate) struct Writer<T>(ManuallyDrop<Handle<T>>);
+
+impl<T> Writer<T> {
+    /// Hands the task over to a worker that may start it at any moment: from here `cancel` fails.
+    pub(crate) fn reserve(&self) -> bool {
+        self.header().word.advance(PENDING, RESERVED, 0)
+    }
+
+    /// Takes a reserved task back.
+    pub(crate) fn unreserve(&self) {
+        self.header().word.advance(RESERVED, PENDING, 0);
+    }
+
+    /// Says that the task runs now; false if it was cancelled.
+    pub(crate) fn set_running(&self) -> bool {
+        let word = &self.header().word;
+        // Only the promise moves between these phases, and it is on this thread.
+        word.advance(PENDING, RUNNING, 0)
+            || word.advance(RESERVED, RUNNING, 0)
+            || word.glance().phase() == RUNNING
+    }
+
+    /// Ends the task; gives the outcome back if it was cancelled.
+    pub(crate) fn complete(&self, outcome: Outcome<T>) -> Result<(), Outcome<T>> {
+        let word = &self.header().word;
+        let won = word.advance(RUNNING, SETTLING, 0)
+            || word.advance(RESERVED, SETTLING, 0)
+            || word.advance(PENDING, SETTLING, 0);
+        if !won {
+            return Err(outcome);
+        }
+        // The closure of a promise's cell captures nothing and has no destructor: nothing to drop (R2).
+        // SAFETY: R2, the slot is ours and holds nothing that needs dropping.
+        unsafe { slot::<T>(self.header).write(outcome) };
+        retain(self.header); // for `end`
+        end::<T>(self.header);
+        Ok(())
+    }
+}
+
+impl<T> Deref for Writer<T> {
+    type Target = Handle<T>;
+
+    fn deref(&self) -> &Handle<T> {
+        &self.0
+    }
+}
+
+impl<T> Drop for Writer<T> {
+    fn drop(&mut self) {
+        release(self.header); // and never the handle in it, which would detach
     }
 }
 
 /// A cell without a closure: its promise and its future.
-pub(crate) fn promise<T: Send + 'static>(pool: PoolId, details: Option<Details>) -> (Handle<T>, Handle<T>) {
+pub(crate) fn promise<T: Send + 'static>(pool: PoolId, details: Option<Details>) -> (Writer<T>, Handle<T>) {
     let (task, future) = new(pool, details, || -> T { unreachable!("a promise is completed, never run") });
-    let promise = Handle { shared: task.0.cast(), value: PhantomData };
+    let promise = Writer(ManuallyDrop::new(Handle { header: task.0, value: PhantomData }));
     forget(task); // its reference is the promise's now
     (promise, future)
 }

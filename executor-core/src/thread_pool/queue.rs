@@ -20,7 +20,8 @@ use std::sync::OnceLock;
 use crossbeam_deque::{Injector, Steal, Stealer, Worker};
 use crossbeam_utils::CachePadded;
 
-use crate::sync::{AtomicUsize, Mutex, Ordering};
+use crate::counters::OwnCounters;
+use crate::sync::{Arc, AtomicUsize, Mutex, Ordering};
 use crate::task::Task;
 
 /// After so many tasks in a row, the queues that come last are looked at first. Smaller costs cache misses; larger lets
@@ -51,10 +52,11 @@ pub(super) struct Queue {
     hint: CachePadded<AtomicUsize>,
 }
 
-/// A worker's own deques.
+/// A worker's own deques, and where it counts its tasks.
 #[derive(Debug)]
 pub(super) struct Local {
     pub(super) index: usize,
+    pub(super) counters: Arc<OwnCounters>,
     lifo: Worker<Task>,
     fifo: Worker<Task>,
 }
@@ -62,6 +64,7 @@ pub(super) struct Local {
 /// Their other ends.
 #[derive(Debug)]
 struct Slot {
+    counters: Arc<OwnCounters>,
     lifo: Stealer<Task>,
     fifo: Stealer<Task>,
 }
@@ -89,9 +92,13 @@ impl Queue {
         if let Some(position) = lowest {
             return free.swap_remove(position);
         }
-        let (lifo, fifo) = (Worker::new_lifo(), Worker::new_fifo());
-        let index = self.slots.push(Slot { lifo: lifo.stealer(), fifo: fifo.stealer() });
-        Local { index, lifo, fifo }
+        let (lifo, fifo, counters) = (Worker::new_lifo(), Worker::new_fifo(), Arc::default());
+        let index = self.slots.push(Slot {
+            counters: Arc::clone(&counters),
+            lifo: lifo.stealer(),
+            fifo: fifo.stealer(),
+        });
+        Local { index, counters, lifo, fifo }
     }
 
     /// Gives the deques of a worker that ends back. They are empty.
@@ -121,16 +128,19 @@ impl Queue {
         }
     }
 
-    /// Removes a task that is on top of the worker's own deque; says whether it was.
-    pub(super) fn forget(&self, local: &Local, task: &Task) -> bool {
-        match local.lifo.pop() {
-            Some(top) if top.id() == task.id() => true,
-            Some(other) => {
-                local.lifo.push(other);
-                false
-            }
-            None => false,
-        }
+    /// Takes the task on top of the worker's own deque.
+    pub(super) fn pop_top(&self, local: &Local) -> Option<Task> {
+        local.lifo.pop()
+    }
+
+    /// Puts it back.
+    pub(super) fn push_top(&self, local: &Local, task: Task) {
+        local.lifo.push(task);
+    }
+
+    /// What the workers have counted, those that have ended included.
+    pub(super) fn counters(&self) -> impl Iterator<Item = &OwnCounters> {
+        (0..self.slots.len()).filter_map(|index| self.slots.get(index)).map(|slot| &*slot.counters)
     }
 
     /// What a worker takes next without looking at others.

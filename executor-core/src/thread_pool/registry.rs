@@ -153,7 +153,10 @@ impl Registry {
     ///
     /// The pool is ending: the caller refuses the task if it can, and says so by [`withdrawn`](Self::withdrawn).
     pub(super) fn accept(self: &Arc<Self>, task: Task, admission: Admission) -> Result<(), Refusal> {
-        self.counters.submitted();
+        let is_inside = host::with_worker_of(self.id, |host| host.submitted()).is_some();
+        if !is_inside {
+            self.counters.submitted();
+        }
         if let Some(deadline) = task.details().and_then(|details| details.deadline) {
             self.timer.enter(deadline, &task, &self.settings.prefix);
         }
@@ -164,15 +167,17 @@ impl Registry {
             }
             return Ok(());
         }
-        let mut task = Some(task);
-        host::with_worker_of(self.id, |host| task.take().map(|task| host.push(task)));
-        if let Some(task) = task {
+        if is_inside {
+            host::with_worker_of(self.id, |host| host.push(task));
+        } else {
             self.queue.push(task);
         }
         // The fence of P, and of the submit against a shutdown.
         fence(Ordering::SeqCst);
-        self.check()?;
-        self.wake();
+        if self.is_ending() {
+            return self.check();
+        }
+        self.wake_fenced();
         Ok(())
     }
 
@@ -191,6 +196,12 @@ impl Registry {
 
     /// Sees to it that somebody looks at the queue.
     pub(super) fn wake(self: &Arc<Self>) {
+        fence(Ordering::SeqCst);
+        self.wake_fenced();
+    }
+
+    /// The same, behind the fence of P.
+    fn wake_fenced(self: &Arc<Self>) {
         // Workers that initialize themselves come and look when they are through: one for a task will do. (They say that
         // they are through before they look, and what is queued was pushed before this: the argument of P.)
         let initializing = self.initializing.load(Ordering::SeqCst);
@@ -325,7 +336,7 @@ impl Registry {
         if self.id.is_inherited() {
             return ShutdownReport::default();
         }
-        let before = self.counters.read();
+        let before = self.count();
         // ORDERING: seq-cst, see `check`. A broken pool stays broken.
         let _ = self.phase.compare_exchange(RUNNING, DRAINING, Ordering::SeqCst, Ordering::SeqCst);
         fence(Ordering::SeqCst);
@@ -349,7 +360,7 @@ impl Registry {
                 self.join();
             }
         }
-        let after = self.counters.read();
+        let after = self.count();
         let finished = (after.finished - after.cancelled) - (before.finished - before.cancelled);
         // Whoever took a task back last may not have counted it yet.
         let unfinished = if is_over { 0 } else { after.queued + after.running };
@@ -417,8 +428,12 @@ impl Registry {
             workers: counts.live(),
             idle_workers: counts.sleeping(),
             blocked_workers: counts.blocked(),
-            ..self.counters.read()
+            ..self.count()
         }
+    }
+
+    fn count(&self) -> PoolStats {
+        self.counters.read_with(|| self.queue.counters())
     }
 
     pub(super) fn workers(&self) -> Vec<WorkerInfo> {

@@ -164,12 +164,11 @@ impl<'scope> Scope<'scope, '_> {
             loop {
                 // The one spawned last is the one least likely to have started.
                 let Some(task) = self.tasks.lock().pop() else { break };
-                if self.pool.owns(&*host)
-                    && host.has_room()
-                    && let Some(started) = task.start()
-                {
-                    host.forget(started.task());
-                    host.run(started);
+                if self.pool.owns(&*host) && host.has_room() {
+                    drop(host.take_back(task.id()));
+                    if let Some(started) = task.start() {
+                        host.run(started);
+                    }
                 }
             }
         }

@@ -118,10 +118,8 @@ impl Sleep {
         Counts(self.counts.fetch_sub(units, Ordering::SeqCst))
     }
 
-    /// P: call after a task was pushed.
+    /// P: call after a task was pushed, and after P's fence.
     pub(super) fn published(&self) -> Wake {
-        // ORDERING: the fence of P.
-        fence(Ordering::SeqCst);
         let counts = self.counts();
         if counts.searching() > 0 || counts.active() >= self.max_active {
             Wake::Enough

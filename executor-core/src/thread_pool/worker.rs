@@ -27,7 +27,7 @@ use crate::host::{self, Host};
 use crate::os;
 use crate::panic_report;
 use crate::stats::WorkerInfo;
-use crate::sync::{Arc, AtomicU64, Mutex, Ordering, fence};
+use crate::sync::{Arc, AtomicBool, AtomicU64, Mutex, Ordering, fence};
 use crate::task::{Started, Task};
 
 use super::queue::Local;
@@ -37,9 +37,10 @@ use super::registry::Registry;
 /// again under work that waits a lot.
 const SPARE_KEEP_ALIVE: Duration = Duration::from_millis(500);
 
-/// How often a worker that found nothing yields the processor and looks again, before it lies down. One yield costs
-/// about 0.2 µs, and going to sleep and being woken 2 to 50 µs; more would keep a core from whoever has work for it.
-const LOOKS: usize = 32;
+/// How long a worker that found nothing looks on, yielding the processor between two looks, before it lies down. Going to
+/// sleep and being woken cost 2 to 50 µs; longer would keep a core from whoever has work for it. By the clock and not by
+/// the number of yields, each of which takes milliseconds on a machine that has more to do than it has cores.
+const LOOK_TIME: Duration = Duration::from_micros(10);
 
 /// The part of the stack that tasks run in place may fill; the rest is for the deepest of them.
 const STACK_SHARE: usize = 2;
@@ -194,17 +195,15 @@ impl Worker {
     }
 
     fn look_around(&self) -> Option<Task> {
-        for look in 0..LOOKS {
-            if look > 0 {
-                std::thread::yield_now();
-            }
+        let start = Instant::now();
+        loop {
             let found =
                 self.registry.queue.steal(&self.local, self.next_random()).or_else(|| self.take_own());
-            if found.is_some() {
+            if found.is_some() || self.registry.is_ending() || start.elapsed() >= LOOK_TIME {
                 return found;
             }
+            std::thread::yield_now();
         }
-        None
     }
 
     /// A task left the queue. Claims it, and if it was searched for, lets the next worker search; `None` if the task was
@@ -314,7 +313,7 @@ impl Host for Worker {
 
     fn run(&self, task: Started) {
         let registry = &self.registry;
-        registry.counters.started();
+        self.local.counters.started();
         let details = task.task().details();
         let deadline = details.and_then(|details| details.deadline);
         let limit = details
@@ -328,14 +327,24 @@ impl Host for Worker {
             registry.timer.leave(limit, executed.task());
         }
         // Before anybody can learn that the task is over.
-        registry.counters.finished(executed.ending());
+        self.local.counters.finished(executed.ending());
         executed.publish();
     }
 
-    fn forget(&self, task: &Task) {
-        if self.registry.queue.forget(&self.local, task) {
+    fn take_back(&self, id: usize) -> Option<Task> {
+        let top = self.registry.queue.pop_top(&self.local)?;
+        if top.id() == id {
             self.registry.left_queue();
+            return Some(top);
         }
+        self.registry.queue.push_top(&self.local, top);
+        // Somebody may have looked just then and lain down.
+        self.registry.wake();
+        None
+    }
+
+    fn submitted(&self) {
+        self.local.counters.submitted();
     }
 
     fn push(&self, task: Task) {
@@ -368,6 +377,10 @@ impl Host for Worker {
     }
 }
 
+fn nanoseconds(time: Duration) -> u64 {
+    u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)
+}
+
 /// About where the stack is now.
 fn stack_pointer() -> usize {
     let here = 0_u8;
@@ -380,9 +393,9 @@ pub(super) struct Desk {
     pub(super) index: usize,
     name: String,
     thread: AtomicU64,
-    epoch: Instant,
-    /// When the running task started, in nanoseconds after `epoch`; 0 if none runs.
+    /// When the running task started, in nanoseconds by the coarse clock; 0 if none runs.
     since: AtomicU64,
+    is_labelled: AtomicBool,
     label: Mutex<Option<String>>,
 }
 
@@ -398,8 +411,8 @@ impl Desk {
             index,
             name,
             thread: AtomicU64::new(0),
-            epoch: Instant::now(),
             since: AtomicU64::new(0),
+            is_labelled: AtomicBool::new(false),
             label: Mutex::new(None),
         }
     }
@@ -410,13 +423,16 @@ impl Desk {
     }
 
     fn begin(&self, label: Option<&str>) -> Before {
-        let now = u64::try_from(self.epoch.elapsed().as_nanos()).unwrap_or(u64::MAX).max(1);
         let since = self.since.load(Ordering::Relaxed);
-        self.since.store(now, Ordering::Relaxed);
-        // Without a label there is nothing to write, unless this runs in place of a task that has one.
-        let label = (label.is_some() || since != 0).then(|| {
-            let label = label.map(str::to_owned);
-            std::mem::replace(&mut *self.label.lock(), label)
+        let is_labelled = self.is_labelled.load(Ordering::Relaxed);
+        if since != 0 && label.is_none() && !is_labelled {
+            // One task without a label in place of another: nobody can tell them apart.
+            return Before { since, label: None };
+        }
+        self.since.store(nanoseconds(os::coarse_clock()).max(1), Ordering::Relaxed);
+        let label = (label.is_some() || is_labelled).then(|| {
+            self.is_labelled.store(label.is_some(), Ordering::Relaxed);
+            std::mem::replace(&mut *self.label.lock(), label.map(str::to_owned))
         });
         Before { since, label }
     }
@@ -424,6 +440,7 @@ impl Desk {
     fn end(&self, before: Before) {
         self.since.store(before.since, Ordering::Relaxed);
         if let Some(label) = before.label {
+            self.is_labelled.store(label.is_some(), Ordering::Relaxed);
             *self.label.lock() = label;
         }
     }
@@ -433,7 +450,7 @@ impl Desk {
         match self.since.load(Ordering::Relaxed) {
             0 => info,
             since => {
-                let busy_for = self.epoch.elapsed().saturating_sub(Duration::from_nanos(since));
+                let busy_for = Duration::from_nanos(nanoseconds(os::fine_clock()).saturating_sub(since));
                 info.running(self.label.lock().as_deref(), busy_for)
             }
         }
