@@ -43,6 +43,7 @@ const ISLANDS: &[&str] = &[
     "executor-core/src/fork.rs",
     "executor-core/src/os.rs",
     "executor-core/src/task.rs",
+    "executor-core/src/thread_pool/join.rs",
     "executor-core/src/thread_pool/scope.rs",
     "executor-process/src/call.rs",
     "executor-process/src/startup.rs",

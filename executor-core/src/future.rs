@@ -364,6 +364,20 @@ pub(crate) fn wait_for<T>(cell: &Handle<T>, timeout: Option<Duration>) -> Result
     Ok(over)
 }
 
+/// Waits until `cell` is over where there is no other way out: somebody's stack needs it. Where it never will be, in a forked
+/// child, panics.
+pub(crate) fn settle<T>(cell: &Handle<T>) {
+    while !cell.is_finished() {
+        match wait_for(cell, None) {
+            Ok(_) => {}
+            Err(TaskError::ForkedChild) => panic!("{}", TaskError::ForkedChild),
+            Err(_) => host::block_any(|| {
+                park_until(cell, None);
+            }),
+        }
+    }
+}
+
 /// Claims and runs the task on this worker, if it is of its pool and has not started.
 pub(crate) fn run_in_place<T>(host: &dyn Host, cell: &Handle<T>) -> bool {
     if host.pool() != cell.pool() || cell.phase() != Phase::Pending || !host.has_room() {

@@ -68,8 +68,8 @@ use crate::sync::{Arc, AtomicPtr, AtomicU32, Mutex, Ordering, UnsafeCell};
 mod word;
 
 use word::{
-    ABORTED, CANCEL_ON_DROP, CANCELLED, DETACHED, Ended, FINISHED, PENDING, RESERVED, RUNNING, SET, SETTLING,
-    TAKEN, Word,
+    ABORTED, BOUND, CANCEL_ON_DROP, CANCELLED, DETACHED, Ended, FINISHED, PENDING, RESERVED, RUNNING, SET,
+    SETTLING, TAKEN, TIMED, Word,
 };
 
 /// What a task ends in.
@@ -200,6 +200,26 @@ where
     T: Send + 'static,
 {
     let is_timed = details.as_ref().is_some_and(Details::is_timed);
+    make(pool, details, if is_timed { TIMED } else { 0 }, work)
+}
+
+/// Makes a task of `work`, which may borrow. If it `is_bound`, it cannot be cancelled or refused.
+///
+/// # Safety
+///
+/// Before anything that `work` or its outcome borrow goes, the task is finished and its outcome taken.
+pub(crate) unsafe fn new_borrowed<F, T>(pool: PoolId, is_bound: bool, work: F) -> (Task, Handle<T>)
+where
+    F: FnOnce() -> T + Send,
+    T: Send,
+{
+    make(pool, None, if is_bound { BOUND } else { 0 }, work)
+}
+
+fn make<F, T>(pool: PoolId, details: Option<Details>, flags: u64, work: F) -> (Task, Handle<T>)
+where
+    F: FnOnce() -> T,
+{
     let extra = match details {
         None => std::ptr::null_mut(),
         details => Extra::<T>::new(details),
@@ -213,7 +233,7 @@ where
                 free: free::<F, T>,
                 slot: offset_of!(Cell<F, T>, slot),
             },
-            word: Word::new(is_timed),
+            word: Word::new(flags),
             pool,
             runner: AtomicU32::new(0),
             extra: AtomicPtr::new(extra),
@@ -593,7 +613,7 @@ pub(crate) fn current() -> Option<Task> {
 fn refuse(cell: NonNull<Header>, error: TaskError, flags: u64) -> bool {
     // SAFETY: R5, the caller holds a reference.
     let header = unsafe { cell.as_ref() };
-    let refused = header.word.advance(PENDING, SETTLING, flags);
+    let refused = !header.word.glance().has(BOUND) && header.word.advance(PENDING, SETTLING, flags);
     if refused {
         if flags != 0 {
             owner::cancelled(header.pool); // before anybody can learn of it

@@ -1,7 +1,7 @@
 //! The state word of a task: its phase, its flags, and how many references there are, in one atomic.
 //!
 //! ```text
-//!   63            32 31      11 10           3 2     0
+//!   63            32 31      13 12           3 2     0
 //!   │  references   │          │    flags     │ phase │
 //! ```
 //!
@@ -35,7 +35,7 @@ pub(super) const WAITERS: u64 = 1 << 4;
 /// Its cancel token is set: it was asked to stop.
 pub(super) const ABORTED: u64 = 1 << 5;
 /// It has a time limit: somebody other than its runner may end it. Never changes.
-const TIMED: u64 = 1 << 6;
+pub(super) const TIMED: u64 = 1 << 6;
 /// The outcome was moved out.
 pub(super) const TAKEN: u64 = 1 << 7;
 /// Its future was dropped before it was over: nobody will look at the outcome.
@@ -47,6 +47,8 @@ const LATE: u64 = 1 << 10;
 const LAUNCHED_IN_TIME: u64 = TIMED | LAUNCHED;
 /// Dropping its future cancels it.
 pub(super) const CANCEL_ON_DROP: u64 = 1 << 11;
+/// A worker's stack needs it, so it runs: nobody can cancel or refuse it. Never changes.
+pub(super) const BOUND: u64 = 1 << 12;
 
 const REFERENCE: u64 = 1 << 32;
 
@@ -84,9 +86,9 @@ pub(super) enum Ended {
 }
 
 impl Word {
-    /// A pending task with two references.
-    pub(super) const fn new(is_timed: bool) -> Self {
-        Self(AtomicU64::new(2 * REFERENCE | PENDING | if is_timed { TIMED } else { 0 }))
+    /// A pending task with two references. Of the flags, TIMED and BOUND may be set.
+    pub(super) const fn new(flags: u64) -> Self {
+        Self(AtomicU64::new(2 * REFERENCE | PENDING | flags))
     }
 
     /// Reads the word to go by what it says: who sees the end sees the outcome.
@@ -136,10 +138,11 @@ impl Word {
     /// read-modify-write. False if it is anything else.
     #[inline]
     pub(super) fn start_alone(&self) -> bool {
-        let is_alone = self.read().0 == (2 * REFERENCE | PENDING);
+        let state = self.read().0;
+        let is_alone = state & !BOUND == (2 * REFERENCE | PENDING);
         if is_alone {
             // ORDERING: relaxed: this thread alone has references.
-            self.0.store(2 * REFERENCE | RUNNING, Ordering::Relaxed);
+            self.0.store(state | RUNNING, Ordering::Relaxed);
         }
         is_alone
     }
@@ -148,9 +151,9 @@ impl Word {
     #[inline]
     pub(super) fn end_alone(&self) -> bool {
         // ORDERING: acquire: whoever had a reference meanwhile is done with it.
-        let is_alone = self.read().0 == (2 * REFERENCE | RUNNING);
+        let is_alone = self.read().0 & !BOUND == (2 * REFERENCE | RUNNING);
         if is_alone {
-            // ORDERING: relaxed: this thread alone has references.
+            // ORDERING: relaxed: this thread alone has references. BOUND has done its duty.
             self.0.store(REFERENCE | FINISHED, Ordering::Relaxed);
         }
         is_alone

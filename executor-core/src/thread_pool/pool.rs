@@ -126,7 +126,7 @@ impl ThreadPoolExecutor {
         host::is_worker_of(self.registry().id)
     }
 
-    fn registry(&self) -> &Arc<Registry> {
+    pub(super) fn registry(&self) -> &Arc<Registry> {
         &self.handle.registry
     }
 

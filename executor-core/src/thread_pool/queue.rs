@@ -69,6 +69,14 @@ struct Slot {
     fifo: Stealer<Task>,
 }
 
+impl Local {
+    /// How many tasks thieves can take of what was submitted here.
+    #[inline]
+    pub(super) fn forks(&self) -> usize {
+        self.lifo.len()
+    }
+}
+
 impl Queue {
     pub(super) fn new() -> Self {
         // The deques' memory reclamation sets itself up at the first steal. Here and not on a worker, so that a `fork` of

@@ -1,4 +1,4 @@
-//! Tasks that borrow: `scope` and `join`.
+//! Tasks that borrow: `scope`.
 //!
 //! A scope's tasks may borrow whatever outlives the scope, because the scope does not end before they do. The pool knows
 //! nothing of that: to it they are tasks like any other, with their lifetime erased.
@@ -288,49 +288,12 @@ impl ThreadPoolExecutor {
             (Ok(result), None) => result,
         }
     }
-
-    /// Runs both closures, on the pool and at the same time if it has the workers, and returns both values. On one of
-    /// the pool's workers, `a` runs on it.
-    ///
-    /// # Panics
-    ///
-    /// If one of them panics, with the same payload, after both are over; or if the pool was shut down.
-    ///
-    /// ```
-    /// # let pool = executor_core::ThreadPoolExecutor::new(2)?;
-    /// let numbers = [1, 2, 3, 4];
-    /// let (left, right) = numbers.split_at(2);
-    /// let (a, b) = pool.join(|| left.iter().sum::<i32>(), || right.iter().sum::<i32>());
-    /// assert_eq!((a, b), (3, 7));
-    /// # Ok::<(), executor_core::BuildError>(())
-    /// ```
-    pub fn join<A, B, RA, RB>(&self, a: A, b: B) -> (RA, RB)
-    where
-        A: FnOnce() -> RA + Send,
-        B: FnOnce() -> RB + Send,
-        RA: Send,
-        RB: Send,
-    {
-        let (a, b) = self.scope(|s| {
-            let b = s.spawn(b);
-            let a = if self.is_worker() { Ok(a()) } else { s.spawn(a).result() };
-            (a, b.result())
-        });
-        (a.unwrap_or_else(|error| raise_error(&error)), b.unwrap_or_else(|error| raise_error(&error)))
-    }
 }
 
 /// Goes on with a panic that was caught elsewhere.
-fn raise(report: &PanicReport) -> ! {
+pub(super) fn raise(report: &PanicReport) -> ! {
     match report.take_payload() {
         Some(payload) => resume_unwind(payload),
         None => panic!("{report}"),
-    }
-}
-
-fn raise_error(error: &TaskError) -> ! {
-    match error {
-        TaskError::Panicked(report) => raise(report),
-        other => panic!("a task of `join` did not run: {other}"),
     }
 }

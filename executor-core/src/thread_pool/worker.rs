@@ -30,6 +30,7 @@ use crate::stats::WorkerInfo;
 use crate::sync::{Arc, AtomicBool, AtomicU64, Mutex, Ordering, fence};
 use crate::task::{Started, Task};
 
+use super::join;
 use super::queue::Local;
 use super::registry::Registry;
 
@@ -86,13 +87,14 @@ fn live(registry: Arc<Registry>, local: Local, desk: Arc<Desk>) {
         desk,
     });
     let entered = host::enter(Rc::<Worker>::clone(&worker));
+    let forks = join::enter(&worker.registry, &worker.local);
     let is_initialized = worker.initialize();
     if is_initialized {
         while let Some(task) = worker.next_task() {
             worker.run(task);
         }
     }
-    drop(entered);
+    drop((forks, entered));
     let Worker { registry, local, desk, .. } =
         Rc::into_inner(worker).expect("only this thread has references, and `entered` is gone");
     registry.queue.leave(local);
