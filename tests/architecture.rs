@@ -45,6 +45,7 @@ const ISLANDS: &[&str] = &[
     "executor-core/src/task.rs",
     "executor-core/src/thread_pool/join.rs",
     "executor-core/src/thread_pool/scope.rs",
+    "executor-core/src/thread_pool/slice.rs",
     "executor-process/src/call.rs",
     "executor-process/src/startup.rs",
     "executor-process/src/sys/",

@@ -132,8 +132,16 @@ impl<R> Chunk<R> {
     /// Calls `f` on every argument; a panic is that argument's result alone.
     fn of<A>(args: Vec<A>, f: impl Fn(A) -> R) -> Self {
         let start = Instant::now();
-        let results = args.into_iter().map(|arg| panic_report::catch(|| f(arg)).map_err(TaskError::Panicked));
-        Self { results: results.collect(), run_time: start.elapsed() }
+        let mut results = Vec::with_capacity(args.len());
+        let mut args = args.into_iter();
+        // One guard around the loop, not one an argument. After a panic it goes on behind the argument that did.
+        while args.len() > 0 {
+            let caught = panic_report::catch(|| args.by_ref().for_each(|arg| results.push(Ok(f(arg)))));
+            if let Err(report) = caught {
+                results.push(Err(TaskError::Panicked(report)));
+            }
+        }
+        Self { results, run_time: start.elapsed() }
     }
 }
 

@@ -3,8 +3,8 @@
 //! # The window
 //!
 //! `taken - yielded` items are ahead of the consumer. With a `buffer_size` that never exceeds it; without, at most
-//! [`FLIGHTS_PER_WORKER`] chunks a worker are on their way. The window is filled when the map is made, and again after
-//! each result, before it is handed out: so the workers never wait for the consumer to ask, and an endless input is
+//! [`FLIGHTS_PER_WORKER`] chunks a worker are on their way. The window is filled when the map is made, and again when a place
+//! in it is free, before the next result is handed out: so the workers never wait for the consumer to ask, and an endless input is
 //! never read further than that.
 //!
 //! # The size of a chunk
@@ -31,7 +31,7 @@ const FLIGHTS_PER_WORKER: usize = 4;
 
 /// How long the calls of one chunk should take. Longer balances worse at the end; shorter pays more for messages: at
 /// about 2 µs for one, 200 µs is 1 %.
-const CHUNK_TIME: Duration = Duration::from_micros(200);
+const CHUNK_TIME: Duration = Duration::from_micros(1000);
 
 /// The largest chunk without a `chunk_size`, for items too cheap to measure.
 const LARGEST_CHUNK: usize = 4096;
@@ -236,6 +236,9 @@ impl<I: Iterator, M: Mapper<I::Item>> Iterator for Map<I, M> {
             }
             if let Some(result) = self.ready.next() {
                 self.ahead -= 1;
+                if self.buffer.is_none() {
+                    return Some(result);
+                }
                 // Held meanwhile: should the input panic, the result is there at the next call.
                 self.held = Some(result);
                 self.fill();
@@ -243,6 +246,9 @@ impl<I: Iterator, M: Mapper<I::Item>> Iterator for Map<I, M> {
             }
             if !self.land() {
                 return None;
+            }
+            if self.buffer.is_none() {
+                self.fill(); // the window is counted in chunks
             }
         }
     }

@@ -146,7 +146,7 @@ impl ThreadPoolExecutor {
 }
 
 /// Runs the task here, or waits for the thief that does.
-fn finish<R>(host: &dyn Host, mut forked: Handle<R>) -> Outcome<R> {
+pub(super) fn finish<R>(host: &dyn Host, mut forked: Handle<R>) -> Outcome<R> {
     let started = match host.take_back(forked.id()) {
         Some(queued) => forked.start_alone(queued).or_else(|queued| queued.start().ok_or(())),
         None => forked.task().start().ok_or(()),

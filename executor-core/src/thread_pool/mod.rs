@@ -13,6 +13,7 @@ mod queue;
 mod registry;
 mod scope;
 mod sleep;
+mod slice;
 mod spawn_future;
 mod timer;
 mod worker;

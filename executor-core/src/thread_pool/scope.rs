@@ -158,6 +158,32 @@ impl<'scope> Scope<'scope, '_> {
         ScopedFuture { over: Some(over), slot, open: Arc::clone(&self.open), scope: PhantomData }
     }
 
+    /// Runs `f` on every item of a slice, on all workers, and returns the results in order when all are there.
+    ///
+    /// No size of chunks to choose: the workers share the slice out among themselves, as small as it needs to be for all of
+    /// them to end at the same time. Of all ways to run a cheap function on many items this is the cheapest.
+    ///
+    /// # Panics
+    ///
+    /// If `f` does, with the same payload: then no further items are begun. If the pool was shut down, unless this is one
+    /// of its workers.
+    ///
+    /// ```
+    /// # let pool = executor_core::ThreadPoolExecutor::new(2)?;
+    /// let words = ["to", "be", "or", "not", "to", "be"];
+    /// let lengths = pool.scope(|s| s.map(&words, |word| word.len()));
+    /// assert_eq!(lengths, [2, 2, 2, 3, 2, 2]);
+    /// # Ok::<(), executor_core::BuildError>(())
+    /// ```
+    pub fn map<T, R, F>(&self, items: &[T], f: F) -> Vec<R>
+    where
+        T: Sync,
+        R: Send,
+        F: Fn(&T) -> R + Sync,
+    {
+        self.pool.map_slice(items, &f)
+    }
+
     /// Waits until every job is gone.
     fn wait(&self) {
         if let Some(host) = host::current() {
