@@ -180,11 +180,17 @@ pub fn catch<R>(work: impl FnOnce() -> R) -> Result<R, PanicReport> {
     let depth = ACTIVE.get();
     ACTIVE.set(depth + 1);
     // A panic that is unwinding through here, if this is called by a destructor, keeps its own note.
-    let outer = PLACE.try_with(RefCell::take).ok().flatten();
+    let outer = if IS_NOTED.get() { exchange_note(None) } else { None };
     let caught = catch_unwind(AssertUnwindSafe(work));
     ACTIVE.set(depth);
-    let place = PLACE.try_with(|slot| slot.replace(outer)).ok().flatten();
+    let place = if IS_NOTED.get() || outer.is_some() { exchange_note(outer) } else { None };
     caught.map_err(|payload| report_of(payload, place))
+}
+
+#[cold]
+fn exchange_note(place: Option<Place>) -> Option<Place> {
+    IS_NOTED.set(place.is_some());
+    PLACE.try_with(|slot| slot.replace(place)).ok().flatten()
 }
 
 /// Runs `work`, whose panic nobody asked about: destructors of values that are being thrown away.
@@ -233,6 +239,8 @@ struct Place {
 thread_local! {
     /// How many `catch`es are on this thread's stack: outside of them the hook notes nothing.
     static ACTIVE: Cell<usize> = const { Cell::new(0) };
+    /// Whether there is a note, so that nobody looks for nothing.
+    static IS_NOTED: Cell<bool> = const { Cell::new(false) };
     static PLACE: RefCell<Option<Place>> = const { RefCell::new(None) };
 }
 
@@ -255,7 +263,7 @@ fn install_hook() {
                         .then(|| backtrace.to_string()),
                 };
                 // Not there any more only while the thread is being torn down: then nobody reads it either.
-                let _ = PLACE.try_with(|slot| slot.replace(Some(place)));
+                exchange_note(Some(place));
             }
             previous(info);
         }));

@@ -48,8 +48,6 @@ pub(super) struct Queue {
     slots: Slots,
     /// Deques of workers that have ended, to be used again: the lowest index first.
     free: Mutex<Vec<Local>>,
-    /// The worker that last pushed into its own deque.
-    hint: CachePadded<AtomicUsize>,
 }
 
 /// A worker's own deques, and where it counts its tasks.
@@ -88,7 +86,6 @@ impl Queue {
             later: Ranked::default(),
             slots: Slots::default(),
             free: Mutex::new(Vec::new()),
-            hint: CachePadded::new(AtomicUsize::new(0)),
         }
     }
 
@@ -130,10 +127,6 @@ impl Queue {
             return self.push(task);
         }
         local.lifo.push(task);
-        // ORDERING: relaxed: only a hint. Written only when it changes, to keep the line shared.
-        if self.hint.load(Ordering::Relaxed) != local.index {
-            self.hint.store(local.index, Ordering::Relaxed);
-        }
     }
 
     /// Takes the task on top of the worker's own deque.
@@ -238,9 +231,8 @@ impl Queue {
     fn victims(&self, own: usize, random: u32) -> impl Iterator<Item = &Slot> {
         let workers = self.slots.len();
         let start = random as usize;
-        // ORDERING: relaxed: only a hint.
-        std::iter::once(self.hint.load(Ordering::Relaxed))
-            .chain((0..workers.min(MOST_VICTIMS)).map(move |step| start.wrapping_add(step) % workers))
+        (0..workers.min(MOST_VICTIMS))
+            .map(move |step| start.wrapping_add(step) % workers)
             .filter(move |&index| index != own)
             .filter_map(|index| self.slots.get(index))
     }
