@@ -175,11 +175,11 @@ impl<'scope> Scope<'scope, '_> {
     /// assert_eq!(lengths, [2, 2, 2, 3, 2, 2]);
     /// # Ok::<(), executor_core::BuildError>(())
     /// ```
-    pub fn map<T, R, F>(&self, items: &[T], f: F) -> Vec<R>
+    pub fn map<'a, T, R, F>(&self, items: &'a [T], f: F) -> Vec<R>
     where
         T: Sync,
         R: Send,
-        F: Fn(&T) -> R + Sync,
+        F: Fn(&'a T) -> R + Sync,
     {
         self.pool.map_slice(items, &f)
     }

@@ -42,11 +42,11 @@ const LONGEST: usize = u32::MAX as usize;
 
 impl ThreadPoolExecutor {
     /// See `Scope::map`.
-    pub(super) fn map_slice<T, R, F>(&self, items: &[T], f: &F) -> Vec<R>
+    pub(super) fn map_slice<'a, T, R, F>(&self, items: &'a [T], f: &F) -> Vec<R>
     where
         T: Sync,
         R: Send,
-        F: Fn(&T) -> R + Sync,
+        F: Fn(&'a T) -> R + Sync,
     {
         if items.len() > LONGEST {
             return items.chunks(LONGEST).flat_map(|part| self.map_slice(part, f)).collect();
@@ -57,11 +57,11 @@ impl ThreadPoolExecutor {
         }
     }
 
-    fn map_here<T, R, F>(&self, host: &dyn Host, items: &[T], f: &F) -> Vec<R>
+    fn map_here<'a, T, R, F>(&self, host: &dyn Host, items: &'a [T], f: &F) -> Vec<R>
     where
         T: Sync,
         R: Send,
-        F: Fn(&T) -> R + Sync,
+        F: Fn(&'a T) -> R + Sync,
     {
         let workers = self.max_workers().min(items.len()).max(1);
         let mut output = Vec::with_capacity(items.len());
@@ -100,11 +100,11 @@ impl ThreadPoolExecutor {
         output
     }
 
-    fn call_helpers<T, R, F>(&self, map: &SliceMap<'_, T, R, F>, helpers: &mut Vec<Handle<()>>)
+    fn call_helpers<'a, T, R, F>(&self, map: &SliceMap<'a, '_, T, R, F>, helpers: &mut Vec<Handle<()>>)
     where
         T: Sync,
         R: Send,
-        F: Fn(&T) -> R + Sync,
+        F: Fn(&'a T) -> R + Sync,
     {
         let registry = self.registry();
         for share in 1..map.shares.len() {
@@ -122,9 +122,9 @@ impl ThreadPoolExecutor {
     }
 }
 
-struct SliceMap<'a, T, R, F> {
+struct SliceMap<'a, 'f, T, R, F> {
     items: &'a [T],
-    f: &'a F,
+    f: &'f F,
     output: Output<R>,
     shares: Vec<CachePadded<Share>>,
     /// What those who have left have written.
@@ -140,7 +140,7 @@ struct Output<R>(*mut R);
 // SAFETY: M2: two threads never write the same place, and each `R` moves to the caller's thread, which `R: Send` allows.
 unsafe impl<R: Send> Sync for Output<R> {}
 
-impl<T, R, F: Fn(&T) -> R> SliceMap<'_, T, R, F> {
+impl<'a, T, R, F: Fn(&'a T) -> R> SliceMap<'a, '_, T, R, F> {
     /// Works on the share with this index, and then on what it steals, until there is nothing. Calls `is_long` now and then
     /// once it has worked for some time.
     fn work(&self, own: usize, mut is_long: impl FnMut()) {
