@@ -51,7 +51,7 @@ pub struct Capacity {
 impl Capacity {
     /// `limit` places; `None` for no bound.
     #[must_use]
-    pub const fn new(limit: Option<usize>) -> Self {
+    pub fn new(limit: Option<usize>) -> Self {
         Self { limit, taken: Mutex::new(0), free: Condvar::new() }
     }
 

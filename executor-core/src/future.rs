@@ -7,14 +7,13 @@ use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
-use crossbeam_utils::sync::Parker;
-
 use crate::error::TaskError;
 use crate::fork::PoolId;
 use crate::host::{self, Host};
 use crate::os::ThreadSlot;
 use crate::owner;
 use crate::panic_report;
+use crate::sync::{Parker, thread_local};
 use crate::task::{self, Details, Handle, Listener, Outcome, Phase};
 
 /// The handle to the value of a task: wait for it, look at it, be called back, or `.await` it.

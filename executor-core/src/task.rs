@@ -50,15 +50,15 @@ use std::ptr::NonNull;
 use std::task::Waker;
 use std::time::{Duration, Instant};
 
-use crossbeam_utils::sync::Unparker;
-
 use crate::counters::Ending;
 use crate::error::TaskError;
 use crate::fork::PoolId;
 use crate::os::ThreadSlot;
 use crate::owner;
 use crate::panic_report;
-use crate::sync::{Arc, AtomicU32, Mutex, Ordering, UnsafeCell, fence};
+use crate::sync::{
+    Access, Arc, AtomicU32, Mutex, Ordering, Unparker, UnsafeCell, acquire_fence_after, thread_local,
+};
 
 /// What a task ends in.
 pub(crate) type Outcome<T> = Result<T, TaskError>;
@@ -135,6 +135,8 @@ struct Header {
     /// future.
     runner: AtomicU32,
     details: Option<Box<Details>>,
+    /// Tells a model checker who touches the slot.
+    access: Access,
 }
 
 struct VTable {
@@ -230,6 +232,7 @@ where
                 pool,
                 runner: AtomicU32::new(0),
                 details: details.map(Box::new),
+                access: Access::new(),
             },
             waiters: Mutex::new(None),
         },
@@ -300,6 +303,19 @@ unsafe fn free<F, T>(header: NonNull<Header>) {
 /// Where the closure or the outcome is. By pointer, never through a reference to the beginning of the cell: such a
 /// reference may not be used to reach what lies behind it.
 fn slot<T>(header: NonNull<Header>) -> *mut Outcome<T> {
+    // SAFETY: R5, every caller holds a reference.
+    unsafe { header.as_ref() }.access.writes();
+    place(header)
+}
+
+/// [`slot`] for those who only look at what others may look at too.
+fn shared_slot<T>(header: NonNull<Header>) -> *const Outcome<T> {
+    // SAFETY: R5, every caller holds a reference.
+    unsafe { header.as_ref() }.access.reads();
+    place(header)
+}
+
+fn place<T>(header: NonNull<Header>) -> *mut Outcome<T> {
     // SAFETY: R5, every caller holds a reference; the vtable is constant.
     let offset = unsafe { header.as_ref() }.vtable.slot;
     // SAFETY: `offset` is where the slot of this very cell is, so the result stays inside the allocation.
@@ -329,7 +345,7 @@ fn end<T>(cell: NonNull<Shared<T>>) {
         }
     }
     // SAFETY: R3, this thread has just written it; it stays until FINISHED, which `end_cold` publishes last.
-    shared.end_cold(|| unsafe { &*slot::<T>(cell.cast()) });
+    shared.end_cold(|| unsafe { &*shared_slot::<T>(cell.cast()) });
 }
 
 impl Header {
@@ -688,7 +704,7 @@ fn release(cell: NonNull<Header>) {
         if references.fetch_sub(1, Ordering::Release) != 1 {
             return;
         }
-        fence(Ordering::Acquire);
+        acquire_fence_after(references);
     }
     // SAFETY: R5: nobody else holds a reference, so nobody can make one.
     let vtable = unsafe { (*cell.as_ptr()).vtable };
@@ -783,7 +799,7 @@ impl<T> Handle<T> {
         let readable = (state & PHASE == FINISHED && state & TAKEN == 0) || header.is_in_own_callback();
         // SAFETY: R4: finished and not taken, and taking needs `&mut self`; or R3: this thread is in the callbacks it
         // runs, and nothing can be taken before they are over.
-        readable.then(|| unsafe { &*slot::<T>(self.shared.cast()) })
+        readable.then(|| unsafe { &*shared_slot::<T>(self.shared.cast()) })
     }
 
     /// Moves the outcome out of a finished task; `None` if it is not finished or was taken before.

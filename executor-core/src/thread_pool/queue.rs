@@ -17,9 +17,9 @@
 use std::collections::BinaryHeap;
 use std::sync::OnceLock;
 
-use crossbeam_deque::{Injector, Steal, Stealer, Worker};
 use crossbeam_utils::CachePadded;
 
+use crate::sync::deque::{Injector, Steal, Stealer, Worker};
 use crate::sync::{AtomicUsize, Mutex, Ordering};
 use crate::task::Task;
 

@@ -31,9 +31,8 @@
 //! The list and the *sleeping* count change together under one lock; the other counts change by themselves.
 
 use crossbeam_utils::CachePadded;
-use crossbeam_utils::sync::Unparker;
 
-use crate::sync::{AtomicU64, Mutex, Ordering, fence};
+use crate::sync::{AtomicU64, Mutex, Ordering, Unparker, fence};
 
 const SEARCHING: u64 = 1;
 const SLEEPING: u64 = 1 << 16;
@@ -99,7 +98,7 @@ struct Sleeper {
 }
 
 impl Sleep {
-    pub(super) const fn new(max_active: usize) -> Self {
+    pub(super) fn new(max_active: usize) -> Self {
         Self { counts: CachePadded::new(AtomicU64::new(0)), sleepers: Mutex::new(Vec::new()), max_active }
     }
 

@@ -20,14 +20,12 @@ use std::io;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
-use crossbeam_utils::sync::{Parker, Unparker};
-
 use crate::fork::PoolId;
 use crate::host::{self, Host};
 use crate::os;
 use crate::panic_report;
 use crate::stats::WorkerInfo;
-use crate::sync::{Arc, AtomicU64, Mutex, Ordering, fence};
+use crate::sync::{Arc, AtomicU64, Mutex, Ordering, Parker, Unparker, fence, thread};
 use crate::task::{Started, Task};
 
 use super::queue::Local;
@@ -39,7 +37,8 @@ const SPARE_KEEP_ALIVE: Duration = Duration::from_millis(500);
 
 /// How often a worker that found nothing yields the processor and looks again, before it lies down. One yield costs
 /// about 0.2 µs, and going to sleep and being woken 2 to 50 µs; more would keep a core from whoever has work for it.
-const LOOKS: usize = 32;
+/// In a model it would only be more of the same.
+const LOOKS: usize = if cfg!(loom) { 1 } else { 32 };
 
 /// The part of the stack that tasks run in place may fill; the rest is for the deepest of them.
 const STACK_SHARE: usize = 2;
@@ -48,8 +47,7 @@ const STACK_SHARE: usize = 2;
 pub(super) fn start(registry: &Arc<Registry>) -> io::Result<()> {
     let local = registry.queue.join();
     let desk = Arc::new(Desk::new(local.index, format!("{}-{}", registry.settings.prefix, local.index)));
-    let builder =
-        std::thread::Builder::new().name(desk.name.clone()).stack_size(registry.settings.stack_size);
+    let builder = thread::Builder::new().name(desk.name.clone()).stack_size(registry.settings.stack_size);
     let (registry_there, desk_there) = (Arc::clone(registry), Arc::clone(&desk));
     // In a cell that both sides hold, so that the deques come back if the thread cannot be had.
     let luggage = Arc::new(Mutex::new(Some(local)));
@@ -196,7 +194,7 @@ impl Worker {
     fn look_around(&self) -> Option<Task> {
         for look in 0..LOOKS {
             if look > 0 {
-                std::thread::yield_now();
+                thread::yield_now();
             }
             let found =
                 self.registry.queue.steal(&self.local, self.next_random()).or_else(|| self.take_own());
