@@ -44,6 +44,9 @@
 //! set, or under the lock after it has seen an empty list of callbacks. So either the waiter sees FINISHED, or the
 //! finisher sees the waiter.
 
+#[cfg(all(test, loom))]
+mod loom;
+
 use std::marker::PhantomData;
 use std::mem::{ManuallyDrop, forget, offset_of};
 use std::ptr::NonNull;
