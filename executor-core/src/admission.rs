@@ -1,5 +1,8 @@
 //! What every pool asks before it accepts a task: why not, and whether a bounded queue has a place for it.
 
+#[cfg(all(test, loom))]
+mod loom;
+
 use crate::error::{SubmitError, TaskError};
 use crate::sync::{Condvar, Mutex};
 

@@ -28,7 +28,13 @@ pub(crate) fn model(preemptions: usize, body: impl Fn() + Send + Sync + 'static)
     let mut builder = ::loom::model::Builder::new();
     builder.preemption_bound = builder.preemption_bound.or(Some(preemptions));
     builder.max_branches = 100_000;
-    builder.check(body);
+    let interleavings = Arc::new(std::sync::atomic::AtomicUsize::new(0));
+    let counted = Arc::clone(&interleavings);
+    builder.check(move || {
+        counted.fetch_add(1, Ordering::Relaxed);
+        body();
+    });
+    println!("{} interleavings", interleavings.load(Ordering::Relaxed));
 }
 
 /// As in [`system`](super::system::acquire_fence_after).

@@ -14,6 +14,9 @@
 //! and found nothing. Of the two fences one comes first: either the submit sees the new phase, or a worker sees the
 //! task. So a task is accepted and runs before the shutdown returns, or its future says that it was refused.
 
+#[cfg(all(test, loom))]
+mod loom;
+
 use std::io;
 use std::time::{Duration, Instant};
 

@@ -6,6 +6,9 @@
 //! One thread *watches*, and ends the task that is late: its callbacks and destructors run there. They may block, so
 //! before it does that it hands the watch to another thread, one that is back from that or, if there is none, a new one.
 
+#[cfg(all(test, loom))]
+mod loom;
+
 use std::collections::BTreeMap;
 use std::io;
 use std::time::Instant;
