@@ -23,8 +23,7 @@ pub use crate::loom_thread_local as thread_local;
 
 /// Runs `body` once for every interleaving with at most `preemptions` switches away from a thread that could go on; the
 /// other switches are free. `LOOM_MAX_PREEMPTIONS` asks for another bound.
-#[cfg(test)]
-pub(crate) fn model(preemptions: usize, body: impl Fn() + Send + Sync + 'static) {
+pub fn model(preemptions: usize, body: impl Fn() + Send + Sync + 'static) {
     let mut builder = ::loom::model::Builder::new();
     builder.preemption_bound = builder.preemption_bound.or(Some(preemptions));
     builder.max_branches = 100_000;
