@@ -1,5 +1,8 @@
 //! What every pool asks before it accepts a task: why not, and whether a bounded queue has a place for it.
 
+#[cfg(all(test, loom))]
+mod loom;
+
 use crate::error::{SubmitError, TaskError};
 use crate::sync::{Condvar, Mutex};
 
@@ -51,7 +54,7 @@ pub struct Capacity {
 impl Capacity {
     /// `limit` places; `None` for no bound.
     #[must_use]
-    pub const fn new(limit: Option<usize>) -> Self {
+    pub fn new(limit: Option<usize>) -> Self {
         Self { limit, taken: Mutex::new(0), free: Condvar::new() }
     }
 

@@ -10,7 +10,8 @@ use serde::de::DeserializeOwned;
 
 use crate::error::TaskError;
 use crate::panic_report;
-use crate::sync::{Arc, AtomicU64, Ordering};
+use crate::sync::system::AtomicU64;
+use crate::sync::{Arc, Ordering};
 
 /// What may be sent to another process: everything serde can write and read back.
 ///

@@ -10,7 +10,8 @@
 //!
 //! A child made by a raw `clone` system call runs no handlers and is not recognised.
 
-use crate::sync::{AtomicU32, Ordering};
+use crate::sync::Ordering;
+use crate::sync::system::AtomicU32;
 
 /// The number of a pool; unique in this process and its forked children. 0 stands for "no pool".
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]

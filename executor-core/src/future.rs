@@ -7,19 +7,19 @@ use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
-use crossbeam_utils::sync::Parker;
-
 use crate::error::TaskError;
 use crate::fork::PoolId;
 use crate::host::{self, Host};
 use crate::os::ThreadSlot;
 use crate::owner;
 use crate::panic_report;
+use crate::sync::{Parker, thread, thread_local};
 use crate::task::{self, Details, Handle, Listener, Outcome, Phase, Writer};
 
 /// How long a waiting thread looks before it sleeps. A wake-up costs both sides together about as much; longer would keep a
-/// core from whoever has work for it, shorter pays for a wake-up where a moment would have done.
-const LOOK_TIME: Duration = Duration::from_micros(10);
+/// core from whoever has work for it, shorter pays for a wake-up where a moment would have done. In a model it would only be
+/// more of the same.
+const LOOK_TIME: Duration = if cfg!(loom) { Duration::ZERO } else { Duration::from_micros(10) };
 
 /// The handle to the value of a task: wait for it, look at it, be called back, or `.await` it.
 ///
@@ -396,7 +396,7 @@ fn look_for_end<T>(cell: &Handle<T>, timeout: Option<Duration>) -> bool {
     let limit = timeout.map_or(LOOK_TIME, |timeout| timeout.min(LOOK_TIME));
     let start = Instant::now();
     while start.elapsed() < limit {
-        std::thread::yield_now();
+        thread::yield_now();
         if cell.is_finished() {
             return true;
         }

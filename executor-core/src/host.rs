@@ -22,7 +22,8 @@ use std::rc::Rc;
 
 use crate::fork::{GENERATIONS, PerProcess, PoolId};
 use crate::os::ThreadSlot;
-use crate::sync::Mutex;
+use crate::sync::system::Mutex;
+use crate::sync::thread_local;
 use crate::task::{Started, Task};
 
 /// A worker thread, as seen by code that waits on it.

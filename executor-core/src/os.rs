@@ -2,7 +2,9 @@
 
 use std::time::Duration;
 
-use crate::sync::{AtomicU32, Ordering};
+use crate::sync::Ordering;
+use crate::sync::system::AtomicU32;
+use crate::sync::thread_local;
 
 /// A clock that only goes forward, in steps of some milliseconds. A read costs about 5 ns, a fifth of `Instant::now`.
 pub(crate) fn coarse_clock() -> Duration {

@@ -8,7 +8,8 @@ use std::sync::Weak;
 
 use crate::fork::{GENERATIONS, PerProcess, PoolId};
 use crate::panic_report::{self, PanicReport};
-use crate::sync::{Arc, Mutex};
+use crate::sync::Arc;
+use crate::sync::system::Mutex;
 
 /// What a pool is told about, and asked for, through one of its futures.
 pub trait Owner: Send + Sync {

@@ -3,78 +3,17 @@
 //! Every other file imports them from here (clippy's `disallowed_types` sees to it), so that a model checker can
 //! take their place in one file. Locks here are never poisoned: no user code runs while one is held, so a panic
 //! cannot leave what they guard half changed.
+//!
+//! Built with `--cfg loom` (`ci/loom.sh`), the names mean loom's types, which run the models, the files called `loom.rs`,
+//! once for every interleaving and every value a load may give under the memory model. They work inside a model alone.
+//! [`system`] stays the real thing in every build: for statics, which a model, begun anew for every interleaving,
+//! cannot follow, and which no protocol is about.
 
-#![expect(clippy::disallowed_types, reason = "this is the facade the lint points to")]
+#[cfg(loom)]
+mod loom;
+pub mod system;
 
-pub use std::sync::atomic::{Ordering, fence};
-pub use std::sync::{Arc, MutexGuard};
-
-use std::sync::PoisonError;
-use std::time::Duration;
-
-// Aliases: the lint looks through a re-export, and would complain at every use of one.
-/// [`std::cell::UnsafeCell`].
-pub type UnsafeCell<T> = std::cell::UnsafeCell<T>;
-/// [`std::sync::atomic::AtomicPtr`].
-pub type AtomicPtr<T> = std::sync::atomic::AtomicPtr<T>;
-/// [`std::sync::atomic::AtomicBool`].
-pub type AtomicBool = std::sync::atomic::AtomicBool;
-/// [`std::sync::atomic::AtomicU32`].
-pub type AtomicU32 = std::sync::atomic::AtomicU32;
-/// [`std::sync::atomic::AtomicU64`].
-pub type AtomicU64 = std::sync::atomic::AtomicU64;
-/// [`std::sync::atomic::AtomicUsize`].
-pub type AtomicUsize = std::sync::atomic::AtomicUsize;
-
-/// [`std::sync::Mutex`] without poisoning.
-#[derive(Debug, Default)]
-pub struct Mutex<T>(std::sync::Mutex<T>);
-
-impl<T> Mutex<T> {
-    /// A mutex around `value`.
-    pub const fn new(value: T) -> Self {
-        Self(std::sync::Mutex::new(value))
-    }
-
-    /// What it guarded.
-    pub fn into_inner(self) -> T {
-        self.0.into_inner().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Waits for the lock.
-    pub fn lock(&self) -> MutexGuard<'_, T> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-/// [`std::sync::Condvar`] for [`Mutex`].
-#[derive(Debug, Default)]
-pub struct Condvar(std::sync::Condvar);
-
-impl Condvar {
-    /// A condition nobody waits for.
-    #[must_use]
-    pub const fn new() -> Self {
-        Self(std::sync::Condvar::new())
-    }
-
-    /// Waits to be told.
-    pub fn wait<'a, T>(&self, guard: MutexGuard<'a, T>) -> MutexGuard<'a, T> {
-        self.0.wait(guard).unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Waits to be told, for at most `limit`.
-    pub fn wait_timeout<'a, T>(&self, guard: MutexGuard<'a, T>, limit: Duration) -> MutexGuard<'a, T> {
-        self.0.wait_timeout(guard, limit).unwrap_or_else(PoisonError::into_inner).0
-    }
-
-    /// Tells everybody who waits.
-    pub fn notify_all(&self) {
-        self.0.notify_all();
-    }
-
-    /// Tells one who waits.
-    pub fn notify_one(&self) {
-        self.0.notify_one();
-    }
-}
+#[cfg(loom)]
+pub use self::loom::*;
+#[cfg(not(loom))]
+pub use self::system::*;

@@ -48,6 +48,9 @@
 //! set, or under the lock after it has seen an empty list of callbacks. So either the waiter sees FINISHED, or the
 //! finisher sees the waiter.
 
+#[cfg(all(test, loom))]
+mod loom;
+
 use std::marker::PhantomData;
 use std::mem::{ManuallyDrop, forget, offset_of};
 use std::ops::Deref;
@@ -55,15 +58,13 @@ use std::ptr::NonNull;
 use std::task::Waker;
 use std::time::{Duration, Instant};
 
-use crossbeam_utils::sync::Unparker;
-
 use crate::counters::Ending;
 use crate::error::TaskError;
 use crate::fork::PoolId;
 use crate::os::ThreadSlot;
 use crate::owner;
 use crate::panic_report;
-use crate::sync::{Arc, AtomicPtr, AtomicU32, Mutex, Ordering, UnsafeCell};
+use crate::sync::{Access, Arc, AtomicPtr, AtomicU32, Mutex, Ordering, Unparker, UnsafeCell, thread_local};
 
 mod word;
 
@@ -113,6 +114,8 @@ struct Header {
     runner: AtomicU32,
     /// In truth an `Extra<T>`, whose first field this is (R6).
     extra: AtomicPtr<Option<Details>>,
+    /// Tells a model checker who touches the slot.
+    access: Access,
 }
 
 /// What few tasks need.
@@ -237,6 +240,7 @@ where
             pool,
             runner: AtomicU32::new(0),
             extra: AtomicPtr::new(extra),
+            access: Access::new(),
         },
         slot: UnsafeCell::new(Slot { work: ManuallyDrop::new(work) }),
     });
@@ -316,6 +320,19 @@ unsafe fn free<F, T>(header: NonNull<Header>) {
 /// Where the closure or the outcome is. By pointer, never through a reference to the beginning of the cell: such a
 /// reference may not be used to reach what lies behind it.
 fn slot<T>(header: NonNull<Header>) -> *mut Outcome<T> {
+    // SAFETY: R5, every caller holds a reference.
+    unsafe { header.as_ref() }.access.writes();
+    place(header)
+}
+
+/// [`slot`] for those who only look at what others may look at too.
+fn shared_slot<T>(header: NonNull<Header>) -> *const Outcome<T> {
+    // SAFETY: R5, every caller holds a reference.
+    unsafe { header.as_ref() }.access.reads();
+    place(header)
+}
+
+fn place<T>(header: NonNull<Header>) -> *mut Outcome<T> {
     // SAFETY: R5, every caller holds a reference; the vtable is constant.
     let offset = unsafe { header.as_ref() }.vtable.slot;
     // SAFETY: `offset` is where the slot of this very cell is, so the result stays inside the allocation.
@@ -364,7 +381,7 @@ fn end_with_waiters<T>(header: NonNull<Header>) {
         drop(guard);
         for callback in callbacks {
             // SAFETY: R3, this thread has just written it; it stays until FINISHED, which comes last.
-            let outcome = unsafe { &*slot::<T>(header) };
+            let outcome = unsafe { &*shared_slot::<T>(header) };
             if let Err(report) = panic_report::catch(|| callback(outcome)) {
                 owner::report_panic(shared.pool, &report);
             }
@@ -734,7 +751,7 @@ impl<T> Handle<T> {
         let readable = (state.phase() == FINISHED && !state.has(TAKEN)) || self.header().is_in_own_callback();
         // SAFETY: R4: finished and not taken, and taking needs `&mut self`; or R3: this thread is in the callbacks it
         // runs, and nothing can be taken before they are over.
-        readable.then(|| unsafe { &*slot::<T>(self.header) })
+        readable.then(|| unsafe { &*shared_slot::<T>(self.header) })
     }
 
     /// Moves the outcome out of a finished task; `None` if it is not finished or was taken before.

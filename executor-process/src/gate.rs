@@ -63,7 +63,7 @@ impl<'a> Gate<'a> {
     }
 }
 
-#[cfg(test)]
+#[cfg(all(test, not(loom)))]
 mod tests {
     use super::*;
 

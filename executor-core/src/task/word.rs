@@ -12,7 +12,7 @@
 //! What each phase and each step means is told at the head of [`task`](super). Every method is one step of that diagram;
 //! nothing else writes the word.
 
-use crate::sync::{AtomicU64, Ordering, fence};
+use crate::sync::{AtomicU64, Ordering, acquire_fence_after};
 
 /// Waits for somebody to run it.
 pub(super) const PENDING: u64 = 0;
@@ -87,7 +87,7 @@ pub(super) enum Ended {
 
 impl Word {
     /// A pending task with two references. Of the flags, TIMED and BOUND may be set.
-    pub(super) const fn new(flags: u64) -> Self {
+    pub(super) fn new(flags: u64) -> Self {
         Self(AtomicU64::new(2 * REFERENCE | PENDING | flags))
     }
 
@@ -274,7 +274,7 @@ impl Word {
         if before.references() != 1 {
             return false;
         }
-        fence(Ordering::Acquire);
+        acquire_fence_after(&self.0);
         true
     }
 }

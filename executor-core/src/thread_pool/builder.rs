@@ -6,7 +6,8 @@ use std::time::Duration;
 use crate::error::BuildError;
 use crate::fork::PoolId;
 use crate::panic_report::PanicReport;
-use crate::sync::{Arc, AtomicUsize, Ordering};
+use crate::sync::system::AtomicUsize;
+use crate::sync::{Arc, Ordering};
 
 use super::pool::ThreadPoolExecutor;
 use super::registry::{Hook, PanicHandler, Registry, Settings};

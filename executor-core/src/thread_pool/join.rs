@@ -21,6 +21,7 @@ use std::ptr;
 use crate::error::TaskError;
 use crate::future::settle;
 use crate::host::{self, Host};
+use crate::sync::thread_local;
 use crate::task::{self, Handle, Outcome};
 
 use super::pool::ThreadPoolExecutor;

@@ -17,10 +17,10 @@
 use std::collections::BinaryHeap;
 use std::sync::OnceLock;
 
-use crossbeam_deque::{Injector, Steal, Stealer, Worker};
 use crossbeam_utils::CachePadded;
 
 use crate::counters::OwnCounters;
+use crate::sync::deque::{Injector, Steal, Stealer, Worker};
 use crate::sync::{Arc, AtomicUsize, Mutex, Ordering};
 use crate::task::Task;
 

@@ -14,8 +14,10 @@
 //! and found nothing. Of the two fences one comes first: either the submit sees the new phase, or a worker sees the
 //! task. So a task is accepted and runs before the shutdown returns, or its future says that it was refused.
 
+#[cfg(all(test, loom))]
+mod loom;
+
 use std::io;
-use std::thread::{JoinHandle, ThreadId};
 use std::time::{Duration, Instant};
 
 use crate::admission::{Capacity, Refusal};
@@ -27,6 +29,7 @@ use crate::host;
 use crate::owner::Owner;
 use crate::panic_report::{self, PanicReport};
 use crate::stats::{PoolStats, ShutdownReport, WorkerInfo};
+use crate::sync::thread::{self, JoinHandle, ThreadId};
 use crate::sync::{Arc, AtomicU32, AtomicUsize, Condvar, Mutex, Ordering, fence};
 use crate::task::Task;
 
@@ -369,7 +372,7 @@ impl Registry {
 
     /// Whether this is a thread of the pool: at work, or ending, in the destructors of its thread-locals.
     fn is_own_thread(&self) -> bool {
-        let me = std::thread::current().id();
+        let me = thread::current().id();
         let life = self.life.lock();
         host::is_worker_of(self.id)
             || life.threads.iter().any(|thread| thread.thread().id() == me)

@@ -20,20 +20,24 @@
 //! * A woken or started worker counts as *searching* from the moment it is chosen, so at most one is on its way for a
 //!   burst of tasks. When the last searcher finds something, it wakes the next one if more is queued (**L**): leave
 //!   *searching*, fence, look at the queues.
+//! * A worker whose task is about to wait (**B**): count as *blocked*, fence, look at the queues, and if there is something,
+//!   do as P does. Whoever pushed before that may have found the pool full.
 //!
 //! # The race feared: a task is pushed while the last worker falls asleep
 //!
-//! The fences of P and W (and of P and L) are sequentially consistent, so one of them comes first. If P's does, the
-//! worker's second look comes after the push and sees the task. If W's does, P's read of the word comes after the
-//! worker has left *searching* and sees a sleeper. Either way the task is found. (The same argument as in rayon's
-//! sleep module and in Dekker's algorithm.)
+//! The fences of P and W (and of P and L, and of P and B) are sequentially consistent, so one of them comes first. If
+//! P's does, the worker's second look comes after the push and sees the task. If W's does, P's read of the word comes
+//! after the worker has left *searching* and sees a sleeper. Either way the task is found. (The same argument as in
+//! rayon's sleep module and in Dekker's algorithm.)
 //!
 //! The list and the *sleeping* count change together under one lock; the other counts change by themselves.
 
-use crossbeam_utils::CachePadded;
-use crossbeam_utils::sync::Unparker;
+#[cfg(all(test, loom))]
+mod loom;
 
-use crate::sync::{AtomicU64, Mutex, Ordering, fence};
+use crossbeam_utils::CachePadded;
+
+use crate::sync::{AtomicU64, Mutex, Ordering, Unparker, fence};
 
 const SEARCHING: u64 = 1;
 const SLEEPING: u64 = 1 << 16;
@@ -99,7 +103,7 @@ struct Sleeper {
 }
 
 impl Sleep {
-    pub(super) const fn new(max_active: usize) -> Self {
+    pub(super) fn new(max_active: usize) -> Self {
         Self { counts: CachePadded::new(AtomicU64::new(0)), sleepers: Mutex::new(Vec::new()), max_active }
     }
 
@@ -237,9 +241,11 @@ impl Sleep {
         self.sub(LIVE + SEARCHING).live() == 1
     }
 
-    /// The task of an active worker is about to wait for another one.
+    /// B: the task of an active worker is about to wait for another one. The worker must look at the queues once more.
     pub(super) fn block(&self) {
         self.add(BLOCKED);
+        // ORDERING: the fence of B.
+        fence(Ordering::SeqCst);
     }
 
     /// It goes on.

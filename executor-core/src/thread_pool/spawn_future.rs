@@ -12,6 +12,9 @@
 //! A wake that finds SCHEDULED or NOTIFIED has nothing to do, since a poll comes that sees what it was about. (The states
 //! of async-task and of tokio's task, without their reference counts.)
 
+#[cfg(all(test, loom))]
+mod loom;
+
 use std::future::Future;
 use std::pin::Pin;
 use std::task::{Context, Poll, Wake, Waker};

@@ -6,11 +6,14 @@
 //! One thread *watches*, and ends the task that is late: its callbacks and destructors run there. They may block, so
 //! before it does that it hands the watch to another thread, one that is back from that or, if there is none, a new one.
 
+#[cfg(all(test, loom))]
+mod loom;
+
 use std::collections::BTreeMap;
 use std::io;
-use std::thread::JoinHandle;
 use std::time::Instant;
 
+use crate::sync::thread::{self, JoinHandle};
 use crate::sync::{Arc, Condvar, Mutex};
 use crate::task::Task;
 
@@ -73,7 +76,7 @@ impl Timer {
         self.shared.free.notify_all();
         drop(limits);
         for thread in threads {
-            if thread.thread().id() != std::thread::current().id() {
+            if thread.thread().id() != thread::current().id() {
                 // It catches every panic, so there is none to hear of.
                 let _ = thread.join();
             }
@@ -85,7 +88,7 @@ impl Shared {
     /// Starts a thread, for the watch.
     fn start(self: &Arc<Self>, state: &mut State) -> io::Result<()> {
         let shared = Arc::clone(self);
-        let thread = std::thread::Builder::new().name(state.name.clone()).spawn(move || shared.run())?;
+        let thread = thread::Builder::new().name(state.name.clone()).spawn(move || shared.run())?;
         state.threads.push(thread);
         Ok(())
     }

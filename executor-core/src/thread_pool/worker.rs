@@ -20,14 +20,12 @@ use std::io;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
-use crossbeam_utils::sync::{Parker, Unparker};
-
 use crate::fork::PoolId;
 use crate::host::{self, Host};
 use crate::os;
 use crate::panic_report;
 use crate::stats::WorkerInfo;
-use crate::sync::{Arc, AtomicBool, AtomicU64, Mutex, Ordering, fence};
+use crate::sync::{Arc, AtomicBool, AtomicU64, Mutex, Ordering, Parker, Unparker, fence, thread};
 use crate::task::{Started, Task};
 
 use super::join;
@@ -41,7 +39,7 @@ const SPARE_KEEP_ALIVE: Duration = Duration::from_millis(500);
 /// How long a worker that found nothing looks on, yielding the processor between two looks, before it lies down. Going to
 /// sleep and being woken cost 2 to 50 µs; longer would keep a core from whoever has work for it. By the clock and not by
 /// the number of yields, each of which takes milliseconds on a machine that has more to do than it has cores.
-const LOOK_TIME: Duration = Duration::from_micros(10);
+const LOOK_TIME: Duration = if cfg!(loom) { Duration::ZERO } else { Duration::from_micros(10) };
 
 /// The part of the stack that tasks run in place may fill; the rest is for the deepest of them.
 const STACK_SHARE: usize = 2;
@@ -50,8 +48,7 @@ const STACK_SHARE: usize = 2;
 pub(super) fn start(registry: &Arc<Registry>) -> io::Result<()> {
     let local = registry.queue.join();
     let desk = Arc::new(Desk::new(local.index, format!("{}-{}", registry.settings.prefix, local.index)));
-    let builder =
-        std::thread::Builder::new().name(desk.name.clone()).stack_size(registry.settings.stack_size);
+    let builder = thread::Builder::new().name(desk.name.clone()).stack_size(registry.settings.stack_size);
     let (registry_there, desk_there) = (Arc::clone(registry), Arc::clone(&desk));
     // In a cell that both sides hold, so that the deques come back if the thread cannot be had.
     let luggage = Arc::new(Mutex::new(Some(local)));
@@ -204,7 +201,7 @@ impl Worker {
             if found.is_some() || self.registry.is_ending() || start.elapsed() >= LOOK_TIME {
                 return found;
             }
-            std::thread::yield_now();
+            thread::yield_now();
         }
     }
 
