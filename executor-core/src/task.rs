@@ -200,7 +200,7 @@ impl Listener {
         }
     }
 
-    fn wake(self) {
+    pub(crate) fn wake(self) {
         match self {
             Self::Thread(_, unparker) => unparker.unpark(),
             Self::Group(group, index) => group.notify(index),
@@ -879,6 +879,32 @@ impl<T> Handle<T> {
 impl<T> Drop for Handle<T> {
     fn drop(&mut self) {
         release(self.shared.cast());
+    }
+}
+
+/// A reference to a task beside the one handle of its future: it can be waited through, and never touches the outcome
+/// (R4).
+pub(crate) struct Watch<T>(Handle<T>);
+
+impl<T> Handle<T> {
+    pub(crate) fn watch(&self) -> Watch<T> {
+        retain(self.shared.cast());
+        Watch(Self { shared: self.shared, value: PhantomData })
+    }
+}
+
+impl<T> Watch<T> {
+    pub(crate) fn task(&self) -> Task {
+        self.0.task()
+    }
+
+    pub(crate) fn is_finished(&self) -> bool {
+        self.0.is_finished()
+    }
+
+    /// Enters a listener; false if the task is over already.
+    pub(crate) fn listen(&self, listener: Listener) -> bool {
+        self.0.listen(listener)
     }
 }
 

@@ -66,6 +66,18 @@ struct Slot {
     fifo: Stealer<Task>,
 }
 
+/// What became of a task in [`Queue::forget`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[must_use]
+pub(super) enum Forgotten {
+    /// It is not in the deque any more.
+    Gone,
+    /// Another one was on top. For a moment it was not there: whoever looked then must be told to look again.
+    PutBack,
+    /// The deque was empty.
+    NotThere,
+}
+
 impl Queue {
     pub(super) fn new() -> Self {
         // The deques' memory reclamation sets itself up at the first steal. Here and not on a worker, so that a `fork` of
@@ -121,15 +133,15 @@ impl Queue {
         }
     }
 
-    /// Removes a task that is on top of the worker's own deque; says whether it was.
-    pub(super) fn forget(&self, local: &Local, task: &Task) -> bool {
+    /// Removes a task that is on top of the worker's own deque.
+    pub(super) fn forget(&self, local: &Local, task: &Task) -> Forgotten {
         match local.lifo.pop() {
-            Some(top) if top.id() == task.id() => true,
+            Some(top) if top.id() == task.id() => Forgotten::Gone,
             Some(other) => {
                 local.lifo.push(other);
-                false
+                Forgotten::PutBack
             }
-            None => false,
+            None => Forgotten::NotThere,
         }
     }
 

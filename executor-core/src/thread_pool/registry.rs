@@ -27,7 +27,7 @@ use crate::host;
 use crate::owner::Owner;
 use crate::panic_report::{self, PanicReport};
 use crate::stats::{PoolStats, ShutdownReport, WorkerInfo};
-use crate::sync::{Arc, AtomicU32, AtomicUsize, Condvar, Mutex, Ordering, fence};
+use crate::sync::{Arc, AtomicU32, AtomicUsize, Condvar, Mutex, MutexGuard, Ordering, fence};
 use crate::task::Task;
 
 use super::queue::Queue;
@@ -71,8 +71,11 @@ pub(super) struct Registry {
 struct Life {
     broken: Option<Box<str>>,
     threads: Vec<JoinHandle<()>>,
-    /// Threads some shutdown is joining.
+    /// Threads that a shutdown, or a worker that has ended itself, is joining.
     joining: Vec<ThreadId>,
+    /// A shutdown has seen the last worker end and the queue empty: no worker starts any more, and nothing that is
+    /// accepted can come (see [`Registry::wait_until_over`]).
+    is_over: bool,
 }
 
 const RUNNING: u32 = 0;
@@ -216,6 +219,18 @@ impl Registry {
     fn start_worker(self: &Arc<Self>) {
         if let Err(error) = worker::start(self) {
             self.sleep.end();
+            if self.life.lock().is_over {
+                // Woken late, or for what a late submit left behind: nobody needs a worker, and that goes here.
+                let reason = self.check().err().unwrap_or(Refusal::ShutDown);
+                self.refuse_all(&|task| {
+                    if task.refuse(reason.clone().into()) {
+                        self.counters.withdrawn();
+                    }
+                });
+                drop(self.life.lock());
+                self.ended.notify_all(); // who saw a worker counted may be waiting for its end
+                return;
+            }
             // The fence of L: others counted on the worker that did not come.
             fence(Ordering::SeqCst);
             let counts = self.sleep.counts();
@@ -237,14 +252,44 @@ impl Registry {
         spawn: impl FnOnce() -> io::Result<JoinHandle<()>>,
     ) -> io::Result<()> {
         let mut life = self.life.lock();
+        if life.is_over {
+            return Err(io::Error::other("the pool has been shut down"));
+        }
         let thread = spawn()?;
         self.desks.lock().push(Arc::clone(desk));
-        // Threads that have ended, spare ones for the most part, are let go now and then.
-        if life.threads.len() > 2 * self.sleep.counts().live() + 16 {
-            life.threads.retain(|thread| !thread.is_finished());
-        }
         life.threads.push(thread);
         Ok(())
+    }
+
+    /// How many threads were started and not joined.
+    #[cfg(test)]
+    pub(super) fn started_threads(&self) -> usize {
+        self.life.lock().threads.len()
+    }
+
+    /// Joins threads that have ended, spare ones for the most part, when there are many. Called by a thread that is no
+    /// worker any more: one that has ended may be in the destructors of its thread-locals for as long as they like, and
+    /// this thread then waits for it, and a shutdown for this one.
+    pub(super) fn join_ended(&self) {
+        let mut life = self.life.lock();
+        if life.threads.len() <= 2 * self.sleep.counts().live() + 16 {
+            return;
+        }
+        let ended: Vec<_> = life.threads.extract_if(.., |thread| thread.is_finished()).collect();
+        self.join_all(life, ended);
+    }
+
+    /// Joins `threads`, which were taken from `life`; shows them as being joined meanwhile.
+    fn join_all(&self, mut life: MutexGuard<'_, Life>, threads: Vec<JoinHandle<()>>) {
+        let ids: Vec<ThreadId> = threads.iter().map(|thread| thread.thread().id()).collect();
+        life.joining.extend(&ids);
+        drop(life);
+        for thread in threads {
+            // It catches every panic of the user's code.
+            let _ = thread.join();
+        }
+        self.life.lock().joining.retain(|id| !ids.contains(id));
+        self.ended.notify_all();
     }
 
     // --- ending ---
@@ -366,13 +411,18 @@ impl Registry {
     }
 
     /// Waits until no worker is alive and nothing is queued; false at the deadline.
+    ///
+    /// From then on no worker starts. Nothing is left for one: the phase changed before this looked, so a task that this
+    /// did not see in the queue is one whose submit sees the phase (the two fences at the head of this file), and refuses
+    /// it.
     fn wait_until_over(self: &Arc<Self>, deadline: Option<Instant>) -> bool {
         loop {
             // A submit that was refused leaves its empty cell in the queue, maybe after the last worker has ended.
             self.see_to_queue();
-            let life = self.life.lock();
+            let mut life = self.life.lock();
             if self.sleep.counts().live() == 0 {
                 if self.queue.is_empty() {
+                    life.is_over = true;
                     return true;
                 }
                 continue;
@@ -391,16 +441,8 @@ impl Registry {
     fn join(&self) {
         let mut life = self.life.lock();
         let threads = std::mem::take(&mut life.threads);
-        let ids: Vec<ThreadId> = threads.iter().map(|thread| thread.thread().id()).collect();
-        life.joining.extend(&ids);
-        drop(life);
-        for thread in threads {
-            // It catches every panic of the user's code.
-            let _ = thread.join();
-        }
-        let mut life = self.life.lock();
-        life.joining.retain(|id| !ids.contains(id));
-        self.ended.notify_all();
+        self.join_all(life, threads);
+        life = self.life.lock();
         while !life.joining.is_empty() {
             life = self.ended.wait(life);
         }

@@ -30,7 +30,7 @@ use crate::stats::WorkerInfo;
 use crate::sync::{Arc, AtomicU64, Mutex, Ordering, fence};
 use crate::task::{Started, Task};
 
-use super::queue::Local;
+use super::queue::{Forgotten, Local};
 use super::registry::Registry;
 
 /// How long a spare worker sleeps before it ends. Longer keeps threads nobody may need; shorter starts them again and
@@ -73,17 +73,7 @@ pub(super) fn start(registry: &Arc<Registry>) -> io::Result<()> {
 /// The whole life of a worker.
 fn live(registry: Arc<Registry>, local: Local, desk: Arc<Desk>) {
     desk.arrive();
-    let worker = Rc::new(Worker {
-        parker: Parker::new(),
-        stack_base: stack_pointer(),
-        tick: Cell::new(1),
-        random: Cell::new(u32::try_from(local.index).unwrap_or(0).wrapping_mul(0x9e37_79b9) | 1),
-        is_searching: Cell::new(true),
-        blocks: Cell::new(0),
-        registry,
-        local,
-        desk,
-    });
+    let worker = Rc::new(Worker::new(registry, local, desk));
     let entered = host::enter(Rc::<Worker>::clone(&worker));
     let is_initialized = worker.initialize();
     if is_initialized {
@@ -100,6 +90,7 @@ fn live(registry: Arc<Registry>, local: Local, desk: Arc<Desk>) {
     if is_initialized {
         say_goodbye(&registry);
     }
+    registry.join_ended();
 }
 
 fn say_goodbye(registry: &Registry) {
@@ -128,6 +119,21 @@ struct Worker {
 }
 
 impl Worker {
+    /// The worker of this thread, already counted as live and searching.
+    fn new(registry: Arc<Registry>, local: Local, desk: Arc<Desk>) -> Self {
+        Self {
+            parker: Parker::new(),
+            stack_base: stack_pointer(),
+            tick: Cell::new(1),
+            random: Cell::new(u32::try_from(local.index).unwrap_or(0).wrapping_mul(0x9e37_79b9) | 1),
+            is_searching: Cell::new(true),
+            blocks: Cell::new(0),
+            registry,
+            local,
+            desk,
+        }
+    }
+
     /// Runs the pool's initializer; if that fails, breaks the pool. Searching before and after; not meanwhile, since it may
     /// take long.
     fn initialize(&self) -> bool {
@@ -196,6 +202,9 @@ impl Worker {
     fn look_around(&self) -> Option<Task> {
         for look in 0..LOOKS {
             if look > 0 {
+                if self.registry.is_ending() {
+                    return None; // nobody will come with something new: the last look follows
+                }
                 std::thread::yield_now();
             }
             let found =
@@ -333,8 +342,10 @@ impl Host for Worker {
     }
 
     fn forget(&self, task: &Task) {
-        if self.registry.queue.forget(&self.local, task) {
-            self.registry.left_queue();
+        match self.registry.queue.forget(&self.local, task) {
+            Forgotten::Gone => self.registry.left_queue(),
+            Forgotten::PutBack => self.registry.wake(), // P: it was pushed a second time
+            Forgotten::NotThere => {}
         }
     }
 
@@ -373,6 +384,9 @@ fn stack_pointer() -> usize {
     let here = 0_u8;
     std::ptr::from_ref(std::hint::black_box(&here)).addr()
 }
+
+#[cfg(test)]
+mod tests;
 
 /// What a worker shows of itself to `workers()`.
 #[derive(Debug)]
