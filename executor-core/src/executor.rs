@@ -377,7 +377,16 @@ impl<'a, E> Options<'a, E> {
         self
     }
 
-    /// Tasks with a higher priority start earlier; the default is 0.
+    /// Tasks with a higher priority start earlier; the default is 0. Among equal ones those that came from outside the
+    /// pool start in the order they came; a worker that submits without a priority starts what it submitted last first.
+    ///
+    /// On threads nothing starves, however much that is more urgent keeps coming. Of the tasks that a worker takes from
+    /// the queues, every 61st is not the most urgent but one that has waited longest: in turn the oldest of those without a
+    /// priority from outside, of those above 0, of those below 0, and of those without a priority that the worker has
+    /// submitted itself. So a task that has `n` older ones before it among those of its kind is taken before any worker has
+    /// taken `244 * (n + 1)` tasks (244 is 4 times 61), itself included. (A task without a priority may by then be with one
+    /// worker, which took some from outside at once or has submitted it: then this is about that worker's tasks.) Counted in
+    /// tasks, not in time: a worker in a long task takes nothing.
     ///
     /// ```
     /// # let pool = executor_core::ThreadPoolExecutor::new(1)?;
