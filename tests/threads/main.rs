@@ -23,6 +23,7 @@ mod panics;
 mod payloads;
 mod priorities;
 mod races;
+mod resizing;
 mod shutdown;
 mod stress;
 mod tokens;

@@ -14,7 +14,7 @@ use crate::stats::{PoolStats, ShutdownReport, WorkerInfo};
 use crate::sync::Arc;
 use crate::task::{self, Details};
 
-use super::builder::ThreadPoolBuilder;
+use super::builder::{ThreadPoolBuilder, check_max_workers};
 use super::chunk;
 use super::registry::{Admission, Registry, WhenFull};
 
@@ -247,7 +247,34 @@ impl ThreadPoolExecutor {
     /// # Ok::<(), executor_core::BuildError>(())
     /// ```
     pub fn max_workers(&self) -> usize {
-        self.registry().settings.max_workers
+        self.registry().max_workers()
+    }
+
+    /// Changes the number of tasks that may run at the same time, while the pool is at work.
+    ///
+    /// With more, queued tasks start at once. With fewer, running tasks go on to their end, and the workers that are too
+    /// many end after their task, or at once if they have none; a worker that is just about to start a task may still do
+    /// so. No task is lost or cancelled. May be called from any thread and at any time; after a shutdown it changes nothing
+    /// but the number.
+    ///
+    /// # Errors
+    ///
+    /// [`BuildError::InvalidOption`] if `max_workers` is 0 or more than the pool can count: then nothing changes.
+    ///
+    /// ```
+    /// let pool = executor_core::ThreadPoolExecutor::new(1)?;
+    /// pool.set_max_workers(4)?;
+    /// assert_eq!(pool.max_workers(), 4);
+    /// let error = pool.set_max_workers(0).unwrap_err();
+    /// assert_eq!(error.to_string(), "max_workers must be at least 1, got 0");
+    /// # Ok::<(), executor_core::BuildError>(())
+    /// ```
+    pub fn set_max_workers(&self, max_workers: usize) -> Result<(), BuildError> {
+        check_max_workers(max_workers)?;
+        if !self.registry().id.is_inherited() {
+            self.registry().resize(max_workers);
+        }
+        Ok(())
     }
 
     /// The pool's counters, which add up at every instant.

@@ -61,6 +61,8 @@ pub(super) struct Registry {
     phase: AtomicU32,
     /// Workers in their initializer.
     initializing: AtomicUsize,
+    /// How often `max_workers` was changed.
+    resizes: AtomicUsize,
     life: Mutex<Life>,
     /// Told whenever a worker ends.
     ended: Condvar,
@@ -109,6 +111,7 @@ impl Registry {
             capacity: Capacity::new(settings.capacity),
             phase: AtomicU32::new(RUNNING),
             initializing: AtomicUsize::new(0),
+            resizes: AtomicUsize::new(0),
             life: Mutex::new(Life::default()),
             ended: Condvar::new(),
             desks: Mutex::new(Vec::new()),
@@ -290,6 +293,35 @@ impl Registry {
         }
         self.life.lock().joining.retain(|id| !ids.contains(id));
         self.ended.notify_all();
+    }
+
+    // --- resizing ---
+
+    /// The number of tasks that may run at the same time.
+    pub(super) fn max_workers(&self) -> usize {
+        self.sleep.max_active()
+    }
+
+    /// How often that was changed.
+    pub(super) fn resizes(&self) -> usize {
+        // ORDERING: acquire, pairs with the release in `resize`: who sees the new number of workers, read before, sees
+        // this change counted.
+        self.resizes.load(Ordering::Acquire)
+    }
+
+    /// Changes it. A worker whose index is too high now and that was hired before ends when it is through with its task;
+    /// one that sleeps ends at once.
+    pub(super) fn resize(self: &Arc<Self>, max_workers: usize) {
+        let life = self.life.lock(); // one resize at a time
+        // ORDERING: release, see `resizes`.
+        self.resizes.fetch_add(1, Ordering::Release);
+        self.sleep.set_max_active(max_workers);
+        drop(life);
+        self.sleep.wake_from(max_workers);
+        // The fence of a publisher: what was pushed while fewer might be active is for the new ones, and the first of them
+        // wakes the next (L).
+        fence(Ordering::SeqCst);
+        self.see_to_queue();
     }
 
     // --- ending ---

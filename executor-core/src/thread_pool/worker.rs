@@ -103,12 +103,14 @@ fn say_goodbye(registry: &Registry) {
 
 struct Worker {
     registry: Arc<Registry>,
+    /// How often the pool had been resized when the worker started.
+    hired: usize,
     local: Local,
     desk: Arc<Desk>,
     parker: Parker,
     /// Where the stack was when the worker started.
     stack_base: usize,
-    /// Counts the tasks taken.
+    /// Counts the tasks taken, from 1: the number of the next one.
     tick: Cell<u32>,
     /// The state of a small generator of pseudo-random numbers (xorshift, Marsaglia 2003), to choose victims.
     random: Cell<u32>,
@@ -128,6 +130,7 @@ impl Worker {
             random: Cell::new(u32::try_from(local.index).unwrap_or(0).wrapping_mul(0x9e37_79b9) | 1),
             is_searching: Cell::new(true),
             blocks: Cell::new(0),
+            hired: registry.resizes(),
             registry,
             local,
             desk,
@@ -154,6 +157,11 @@ impl Worker {
     /// The next task to run; `None` when it is time to end, and the worker counts as searching then.
     fn next_task(&self) -> Option<Started> {
         loop {
+            if self.is_dismissed() {
+                self.registry.queue.give_back(&self.local);
+                self.start_search(); // whoever relies on that: the worker looks once more when it ends
+                return None;
+            }
             if !self.is_searching.get() && self.registry.sleep.is_surplus() {
                 self.registry.queue.give_back(&self.local); // it may not come back to them for long
                 self.start_search();
@@ -187,6 +195,12 @@ impl Worker {
         }
     }
 
+    /// Whether the pool was made smaller than this worker's index since it started. Spare workers that came later are none
+    /// of these.
+    fn is_dismissed(&self) -> bool {
+        self.local.index >= self.registry.max_workers() && self.hired != self.registry.resizes()
+    }
+
     fn start_search(&self) {
         if !self.is_searching.replace(true) {
             self.registry.sleep.start_search();
@@ -194,9 +208,7 @@ impl Worker {
     }
 
     fn take_own(&self) -> Option<Task> {
-        let tick = self.tick.get();
-        self.tick.set(tick.wrapping_add(1));
-        self.registry.queue.pop(&self.local, tick, self.registry.settings.max_workers)
+        self.registry.queue.pop(&self.local, self.tick.get(), self.registry.max_workers())
     }
 
     fn look_around(&self) -> Option<Task> {
@@ -219,6 +231,7 @@ impl Worker {
     /// A task left the queue. Claims it, and if it was searched for, lets the next worker search; `None` if the task was
     /// claimed or cancelled while it lay there.
     fn took(&self, task: Task) -> Option<Started> {
+        self.tick.set(self.tick.get().wrapping_add(1));
         self.registry.left_queue();
         if let Some(deadline) = task.details().and_then(|details| details.deadline) {
             if Instant::now() >= deadline {
@@ -288,7 +301,11 @@ impl Worker {
 
     fn keep_alive(&self) -> Option<Duration> {
         let settings = &self.registry.settings;
-        if self.local.index >= settings.max_workers { Some(SPARE_KEEP_ALIVE) } else { settings.keep_alive }
+        if self.local.index >= self.registry.max_workers() {
+            Some(SPARE_KEEP_ALIVE)
+        } else {
+            settings.keep_alive
+        }
     }
 
     fn next_random(&self) -> u32 {
