@@ -72,6 +72,8 @@ pub(crate) struct Details {
     /// The task must have ended by then.
     pub(crate) deadline: Option<Instant>,
     pub(crate) priority: i32,
+    /// When the last of several runs must have ended, if the task is one that may run again.
+    pub(crate) run_limit: Option<Arc<Mutex<Option<Instant>>>>,
 }
 
 impl Details {

@@ -24,6 +24,7 @@ mod payloads;
 mod priorities;
 mod races;
 mod resizing;
+mod retries;
 mod shutdown;
 mod stress;
 mod tokens;

@@ -22,7 +22,7 @@ use super::pool::{ThreadPoolExecutor, details};
 /// out chunks that were just unlucky with the clock or the scheduler.
 const PATIENCE: Duration = Duration::from_millis(10);
 
-/// Runs `f` on all of `items` as one task.
+/// Runs `f` on all of `items` as one task. An item that panics, or for which `f` gives an error, fails alone.
 pub(super) fn submit<A, R, F>(
     pool: &ThreadPoolExecutor,
     items: Vec<A>,
@@ -32,20 +32,21 @@ pub(super) fn submit<A, R, F>(
 where
     A: Send + 'static,
     R: Send + 'static,
-    F: Fn(A) -> R + Send + Sync + 'static,
+    F: Fn(A) -> Result<R, TaskError> + Send + Sync + 'static,
 {
     let details = details(options);
     // A task keeps no pool alive.
     let pool_there = pool.downgrade();
     // Limits are for the chunk as a whole: a helper that ran into one would take its items with it.
-    let details_there = details.clone().map(|details| Details { timeout: None, deadline: None, ..details });
+    let details_there =
+        details.clone().map(|details| Details { timeout: None, deadline: None, run_limit: None, ..details });
     let label = options.label.clone();
     pool.run_task(details, move || {
         let (start, coarse_start) = (Instant::now(), os::coarse_clock());
         let run = Arc::new(move |item| {
-            panic_report::catch(|| f(item)).map_err(|mut report| {
+            panic_report::catch(|| f(item)).unwrap_or_else(|mut report| {
                 report.label = label.as_deref().map(str::to_owned);
-                TaskError::Panicked(report)
+                Err(TaskError::Panicked(report))
             })
         });
         let mut results = Vec::with_capacity(items.len());

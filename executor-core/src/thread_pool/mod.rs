@@ -10,6 +10,7 @@ mod chunk;
 mod pool;
 mod queue;
 mod registry;
+mod retry;
 mod scope;
 mod sleep;
 mod spawn_future;

@@ -27,7 +27,7 @@ use crate::host;
 use crate::owner::Owner;
 use crate::panic_report::{self, PanicReport};
 use crate::stats::{PoolStats, ShutdownReport, WorkerInfo};
-use crate::sync::{Arc, AtomicU32, AtomicUsize, Condvar, Mutex, MutexGuard, Ordering, fence};
+use crate::sync::{Arc, AtomicBool, AtomicU32, AtomicUsize, Condvar, Mutex, MutexGuard, Ordering, fence};
 use crate::task::Task;
 
 use super::queue::Queue;
@@ -59,6 +59,8 @@ pub(super) struct Registry {
     pub(super) timer: Timer,
     capacity: Capacity,
     phase: AtomicU32,
+    /// Whether a shutdown cancels what has not started.
+    is_cancelling: AtomicBool,
     /// Workers in their initializer.
     initializing: AtomicUsize,
     /// How often `max_workers` was changed.
@@ -110,6 +112,7 @@ impl Registry {
             timer: Timer::default(),
             capacity: Capacity::new(settings.capacity),
             phase: AtomicU32::new(RUNNING),
+            is_cancelling: AtomicBool::new(false),
             initializing: AtomicUsize::new(0),
             resizes: AtomicUsize::new(0),
             life: Mutex::new(Life::default()),
@@ -388,7 +391,15 @@ impl Registry {
         }
     }
 
+    /// Whether what is not running must not start any more: not even once more.
+    pub(super) fn is_cancelling(&self) -> bool {
+        // ORDERING: relaxed: it carries no data, and a run that has just begun is as good as one begun before.
+        self.is_cancelling.load(Ordering::Relaxed)
+    }
+
     fn cancel_all(&self) -> u64 {
+        // ORDERING: relaxed, as above.
+        self.is_cancelling.store(true, Ordering::Relaxed);
         let cancelled = std::cell::Cell::new(0);
         self.refuse_all(&|task| {
             if task.cancel() {

@@ -347,9 +347,14 @@ impl Host for Worker {
             .and_then(|details| details.timeout)
             .and_then(|timeout| Instant::now().checked_add(timeout))
             .inspect(|limit| registry.timer.enter(*limit, task.task(), &registry.settings.prefix));
+        if let Some(run_limit) = details.and_then(|details| details.run_limit.as_deref()) {
+            *run_limit.lock() = limit;
+        }
         let before = self.desk.begin(task.task().label());
         let executed = task.execute();
         self.desk.end(before);
+        let run_limit = executed.task().details().and_then(|details| details.run_limit.as_deref());
+        let limit = run_limit.map_or(limit, |last| *last.lock());
         for limit in [limit, deadline].into_iter().flatten() {
             registry.timer.leave(limit, executed.task());
         }
