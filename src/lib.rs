@@ -113,8 +113,8 @@
 #![forbid(unsafe_code)]
 
 pub use executor_core::{
-    AsCompleted, AsCompletedTimeout, BuildError, CallMapper, CallOptions, Callable, Callee, Chunk,
-    ClosureMapper, CurrentTask, DeathDetails, Executor, InitOutcome, Limit, Map, Mapper, Options,
+    Again, AsCompleted, AsCompletedTimeout, BuildError, CallMapper, CallOptions, Callable, Callee, Chunk,
+    ClosureMapper, CurrentTask, DeathDetails, Executor, InitOutcome, Limit, Map, Mapper, Once, Options,
     PanicDetails, PanicReport, Payload, PoolStats, Promise, ReturnWhen, Scope, ScopedFuture, SharedContext,
     Shutdown, ShutdownReport, SubmitError, TaskError, TaskFuture, ThreadPoolBuilder, ThreadPoolExecutor,
     Unfinished, Waited, WorkerDeath, WorkerInfo, as_completed, as_completed_timeout, current_task, wait,

@@ -20,6 +20,7 @@ const CORE: &[&[&str]] = &[
     &["task"],
     &["owner"],
     &["admission", "counters", "stats"],
+    &["codec"],
     &["error", "panic_report", "fork", "os", "sync"],
 ];
 
@@ -31,7 +32,7 @@ const PROCESS: &[&[&str]] = &[
     &["worker", "job"],
     &["zygote", "startup"],
     &["worker_main"],
-    &["call", "wire", "gate", "codec"],
+    &["call", "wire", "gate"],
     &["image", "sys", "sync"],
 ];
 

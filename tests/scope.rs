@@ -7,12 +7,12 @@ mod support;
 
 use std::future::Future;
 use std::pin::Pin;
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, mpsc};
 use std::task::{Context, Poll, Waker};
 
-use concurrent_futures::{TaskError, ThreadPoolExecutor};
-use support::Watchdog;
+use concurrent_futures::{Promise, TaskError, TaskFuture, ThreadPoolExecutor};
+use support::{Gate, Watchdog, eventually};
 
 /// S4: the program that hangs pools whose waiting workers run strangers' tasks: half of 200 tasks hold one mutex around a
 /// nested scope. A thousand runs, on 1 to 16 workers.
@@ -171,4 +171,75 @@ fn a_future_woken_after_the_shutdown_says_so() {
     pool.shutdown();
     kept.lock().unwrap().take().expect("it was polled before the shutdown was through").wake();
     assert!(matches!(waiting.result(), Err(TaskError::ShutDown)));
+}
+
+/// A ring that goes through a scope ends too, whichever wait closes it: a scope cannot give way, so another wait does.
+#[test]
+fn a_ring_through_a_scope_is_a_deadlock() {
+    let _watchdog = Watchdog::start();
+    for closes_last in ["the scope", "the waiter"] {
+        let pool = ThreadPoolExecutor::new(3).unwrap();
+        let (give_first, takes_first) = mpsc::channel::<TaskFuture<bool>>();
+        let (give_second, takes_second) = mpsc::channel::<TaskFuture<bool>>();
+        let (inside, seen) = (pool.clone(), pool.clone());
+        let is_deadlock = |outcome: Result<bool, TaskError>| match outcome {
+            Err(TaskError::Deadlock(ring)) => {
+                assert!(ring.contains("`second`"), "{ring}");
+                true
+            }
+            other => {
+                other.unwrap();
+                false
+            }
+        };
+        let first = pool.options().label("first").submit(
+            move |()| {
+                inside
+                    .scope(|s| {
+                        let found = Arc::new(AtomicBool::new(false));
+                        let finds = Arc::clone(&found);
+                        let starts = Gate::new();
+                        let started = starts.clone();
+                        s.spawn(move || {
+                            started.open();
+                            let second = takes_second.recv().unwrap();
+                            finds.store(is_deadlock(second.result()), Ordering::SeqCst);
+                        });
+                        starts.pass();
+                        if closes_last == "the scope" {
+                            eventually(|| inside.stats().blocked_workers == 2);
+                        }
+                        found
+                    })
+                    .load(Ordering::SeqCst)
+            },
+            (),
+        );
+        let second = pool.options().label("second").submit(
+            move |()| {
+                let first = takes_first.recv().unwrap();
+                if closes_last == "the waiter" {
+                    eventually(|| seen.stats().blocked_workers == 2);
+                }
+                match first.result() {
+                    Err(TaskError::Deadlock(ring)) => {
+                        assert!(ring.contains("`first`"), "{ring}");
+                        true
+                    }
+                    other => other.unwrap(),
+                }
+            },
+            (),
+        );
+        eventually(|| first.is_running()); // here and below: so that it is not run in place
+        give_first.send(first).unwrap();
+        let (promise, over) = Promise::new();
+        let promise = Mutex::new(Some(promise));
+        second.add_done_callback(move |outcome| {
+            promise.lock().unwrap().take().unwrap().complete(Ok(*outcome.as_ref().unwrap()));
+        });
+        eventually(|| second.is_running());
+        give_second.send(second).unwrap();
+        assert!(over.result().unwrap(), "with {closes_last} last");
+    }
 }

@@ -5,6 +5,7 @@
 //! `submit`, `map`, their forms with a context, [`options`](Executor::options) and the shutdowns from them.
 
 use std::fmt;
+use std::marker::PhantomData;
 use std::num::NonZeroUsize;
 use std::time::{Duration, Instant};
 
@@ -230,7 +231,7 @@ pub trait Executor: Clone {
     /// # Ok::<(), executor_core::BuildError>(())
     /// ```
     fn options(&self) -> Options<'_, Self> {
-        Options { executor: self, settings: self.call_options() }
+        Options { executor: self, settings: self.call_options(), runs: PhantomData }
     }
 
     /// Accepts no more tasks, finishes every accepted one, and waits for that.
@@ -316,16 +317,45 @@ pub enum Shutdown {
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 #[must_use = "a view does nothing by itself: submit or map through it"]
-pub struct Options<'a, E> {
+pub struct Options<'a, E, Runs = Once> {
     executor: &'a E,
     settings: CallOptions,
+    runs: PhantomData<fn() -> Runs>,
 }
+
+/// [`Options`] whose tasks run once: those without [`retries`](Options::retries).
+///
+/// ```
+/// use executor_core::{Once, Options, ThreadPoolExecutor};
+/// let pool = ThreadPoolExecutor::new(1)?;
+/// let plain: Options<'_, ThreadPoolExecutor, Once> = pool.options();
+/// # drop(plain);
+/// # Ok::<(), executor_core::BuildError>(())
+/// ```
+#[derive(Debug)]
+#[expect(clippy::exhaustive_enums, reason = "a mark in a type: it has no value")]
+pub enum Once {}
+
+/// [`Options`] whose tasks may run again, by [`retries`](Options::retries): what they are made of must be there again.
+///
+/// ```
+/// use executor_core::{Again, Options, ThreadPoolExecutor};
+/// let pool = ThreadPoolExecutor::new(1)?;
+/// let stubborn: Options<'_, ThreadPoolExecutor, Again> = pool.options().retries(2);
+/// # drop(stubborn);
+/// # Ok::<(), executor_core::BuildError>(())
+/// ```
+#[derive(Debug)]
+#[expect(clippy::exhaustive_enums, reason = "a mark in a type: it has no value")]
+pub enum Again {}
 
 impl<'a, E> Options<'a, E> {
     pub(crate) fn of(executor: &'a E) -> Self {
-        Self { executor, settings: CallOptions::default() }
+        Self { executor, settings: CallOptions::default(), runs: PhantomData }
     }
+}
 
+impl<'a, E, Runs> Options<'a, E, Runs> {
     pub(crate) const fn parts(&self) -> (&'a E, &CallOptions) {
         (self.executor, &self.settings)
     }
@@ -364,20 +394,60 @@ impl<'a, E> Options<'a, E> {
         self
     }
 
-    /// How often a task is tried again after its worker process died. Threads do not die, so there it changes nothing.
+    /// How often a task is tried again if it fails for a reason that may not come again; what that is depends on where it
+    /// runs:
+    ///
+    /// * in a worker process: the worker died. A panic is not tried again there.
+    /// * on a thread: the task panicked. The next run follows at once, on the same worker; [`timeout`](Self::timeout) is for
+    ///   each run, [`deadline`](Self::deadline) for all of them. Between two runs the end comes if the future was aborted,
+    ///   or the pool shut down by `shutdown_now` or a `shutdown_timeout` that ran out: the outcome is then the last panic.
+    ///   A [`PanicReport`](crate::PanicReport) says how many runs there were, in `attempts`. Panics that a later run made
+    ///   good are shown by no future and told to no panic handler. The task counts as one, and cannot be cancelled once
+    ///   its first run has begun, only aborted.
+    ///
+    /// Neither tries again after a time-out, a cancellation or an error that the function returned. In a `map` each item is
+    /// tried again by itself on threads; in worker processes the message it travelled in, less what is done.
+    ///
+    /// What is to run again must be there again. On threads, therefore, the function is `Fn` and the argument `Clone`;
+    /// through the [`Executor`] trait, whose arguments need not be, the argument is encoded once, as for another process, and
+    /// decoded for each further run.
     ///
     /// ```
-    /// # let pool = executor_core::ThreadPoolExecutor::new(1)?;
-    /// let stubborn = pool.options().retries(3);
-    /// # let _ = stubborn;
+    /// use std::sync::atomic::{AtomicU32, Ordering};
+    ///
+    /// let pool = executor_core::ThreadPoolExecutor::new(1)?;
+    /// let runs = AtomicU32::new(0);
+    /// let flaky = move |text: String| {
+    ///     assert!(runs.fetch_add(1, Ordering::Relaxed) >= 2, "not yet");
+    ///     text
+    /// };
+    /// let third_time = pool.options().retries(3).submit(flaky, "lucky".to_owned());
+    /// assert_eq!(third_time.result().unwrap(), "lucky");
     /// # Ok::<(), executor_core::BuildError>(())
     /// ```
-    pub const fn retries(mut self, retries: u32) -> Self {
+    ///
+    /// What cannot be tried again is refused by the compiler:
+    ///
+    /// ```compile_fail,E0277
+    /// struct Ticket;
+    /// # let pool = executor_core::ThreadPoolExecutor::new(1).unwrap();
+    /// pool.options().retries(1).submit(|_: Ticket| (), Ticket);
+    /// ```
+    pub fn retries(mut self, retries: u32) -> Options<'a, E, Again> {
         self.settings.retries = retries;
-        self
+        Options { executor: self.executor, settings: self.settings, runs: PhantomData }
     }
 
-    /// Tasks with a higher priority start earlier; the default is 0.
+    /// Tasks with a higher priority start earlier; the default is 0. Among equal ones those that came from outside the
+    /// pool start in the order they came; a worker that submits without a priority starts what it submitted last first.
+    ///
+    /// On threads nothing starves, however much that is more urgent keeps coming. Of the tasks that a worker takes from
+    /// the queues, every 61st is not the most urgent but one that has waited longest: in turn the oldest of those without a
+    /// priority from outside, of those above 0, of those below 0, and of those without a priority that the worker has
+    /// submitted itself. So a task that has `n` older ones before it among those of its kind is taken before any worker has
+    /// taken `244 * (n + 1)` tasks (244 is 4 times 61), itself included. (A task without a priority may by then be with one
+    /// worker, which took some from outside at once or has submitted it: then this is about that worker's tasks.) Counted in
+    /// tasks, not in time: a worker in a long task takes nothing.
     ///
     /// ```
     /// # let pool = executor_core::ThreadPoolExecutor::new(1)?;
@@ -455,19 +525,19 @@ impl<'a, E> Options<'a, E> {
     }
 }
 
-impl<E> Clone for Options<'_, E> {
+impl<E, Runs> Clone for Options<'_, E, Runs> {
     fn clone(&self) -> Self {
-        Self { executor: self.executor, settings: self.settings.clone() }
+        Self { executor: self.executor, settings: self.settings.clone(), runs: PhantomData }
     }
 }
 
-impl<E> fmt::Debug for Options<'_, E> {
+impl<E, Runs> fmt::Debug for Options<'_, E, Runs> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_tuple("Options").field(&self.settings).finish()
     }
 }
 
-impl<E: Executor> Executor for Options<'_, E> {
+impl<E: Executor, Runs> Executor for Options<'_, E, Runs> {
     fn submit_call<C, A, R>(&self, call: Callable<C, A, R>, arg: A, options: &CallOptions) -> TaskFuture<R>
     where
         C: Payload + Sync,

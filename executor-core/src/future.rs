@@ -9,12 +9,12 @@ use std::time::{Duration, Instant};
 
 use crate::error::TaskError;
 use crate::fork::PoolId;
-use crate::host::{self, Host};
+use crate::host::{self, Host, Target};
 use crate::os::ThreadSlot;
 use crate::owner;
 use crate::panic_report;
 use crate::sync::{Parker, thread, thread_local};
-use crate::task::{self, Details, Handle, Listener, Outcome, Phase, Writer};
+use crate::task::{self, Details, Handle, Listener, Outcome, Phase, Watch, Writer};
 
 /// How long a waiting thread looks before it sleeps. A wake-up costs both sides together about as much; longer would keep a
 /// core from whoever has work for it, shorter pays for a wake-up where a moment would have done. In a model it would only be
@@ -359,23 +359,49 @@ pub(crate) fn wait_for<T>(cell: &Handle<T>, timeout: Option<Duration>) -> Result
     let mut over = false;
     // A wait with a time limit ends by itself; and if the task has run here and is not over, its time was up before, and the
     // timer is at its callbacks.
-    let target = (deadline.is_none() && !has_run).then(|| cell.task());
-    host::block(&*host, target, || over = park_until(cell, deadline)).map_err(TaskError::Deadlock)?;
-    Ok(over)
+    let is_edge = deadline.is_none() && !has_run;
+    let waited = with_parker(|parker| {
+        let alarm = || Listener::Thread(ThreadSlot::current(), parker.unparker().clone());
+        let target = is_edge.then(|| Target { task: cell.task(), alarm: Some(alarm()) });
+        host::block(&*host, target, || over = park_on(parker, cell, deadline))
+    });
+    match waited {
+        Err(ring) if !over => Err(TaskError::Deadlock(ring)),
+        _ => Ok(over),
+    }
 }
 
-/// Waits until `cell` is over where there is no other way out: somebody's stack needs it. Where it never will be, in a forked
-/// child, panics.
+/// Waits until a task of a scope is over, whatever it takes: for a worker that must not go on before.
+pub(crate) fn wait_out<T>(host: &dyn Host, watch: &Watch<T>) {
+    with_parker(|parker| {
+        let target = Target { task: watch.task(), alarm: None };
+        // Never an error: this wait does not give way.
+        let _ = host::block(host, Some(target), || {
+            let listener = Listener::Thread(ThreadSlot::current(), parker.unparker().clone());
+            if watch.listen(listener) {
+                while !watch.is_finished() {
+                    parker.park();
+                }
+            }
+        });
+    });
+}
+
+/// Waits until `cell` is over, whatever it takes: somebody's stack needs it. Where it never will be, in a forked child, panics.
 pub(crate) fn settle<T>(cell: &Handle<T>) {
-    while !cell.is_finished() {
-        match wait_for(cell, None) {
-            Ok(_) => {}
-            Err(TaskError::ForkedChild) => panic!("{}", TaskError::ForkedChild),
-            Err(_) => host::block_any(|| {
-                park_until(cell, None);
-            }),
-        }
+    assert!(!cell.pool().is_inherited() || cell.is_finished(), "{}", TaskError::ForkedChild);
+    if cell.is_finished() || look_for_end(cell, None) {
+        return;
     }
+    let Some(host) = host::current() else {
+        park_until(cell, None);
+        return;
+    };
+    let target = Target { task: cell.task(), alarm: None };
+    // Never an error: this wait does not give way.
+    let _ = host::block(&*host, Some(target), || {
+        park_until(cell, None);
+    });
 }
 
 /// Claims and runs the task on this worker, if it is of its pool and has not started.
@@ -406,25 +432,30 @@ fn look_for_end<T>(cell: &Handle<T>, timeout: Option<Duration>) -> bool {
 
 /// Blocks this thread until the task is over or the deadline has come; says whether it is over.
 fn park_until<T>(cell: &Handle<T>, deadline: Option<Instant>) -> bool {
-    with_parker(|parker| {
-        let listener = || Listener::Thread(ThreadSlot::current(), parker.unparker().clone());
-        if !cell.listen(listener()) {
+    with_parker(|parker| park_on(parker, cell, deadline))
+}
+
+/// [`park_until`] on this parker; also ends when the thread's wait was condemned (see `host`).
+fn park_on<T>(parker: &Parker, cell: &Handle<T>, deadline: Option<Instant>) -> bool {
+    let listener = || Listener::Thread(ThreadSlot::current(), parker.unparker().clone());
+    if !cell.listen(listener()) {
+        return true;
+    }
+    loop {
+        match deadline {
+            None => parker.park(),
+            Some(deadline) if Instant::now() < deadline => parker.park_deadline(deadline),
+            Some(_) => {}
+        }
+        if cell.is_finished() {
             return true;
         }
-        loop {
-            if cell.is_finished() {
-                return true;
-            }
-            match deadline {
-                None => parker.park(),
-                Some(deadline) if Instant::now() < deadline => parker.park_deadline(deadline),
-                Some(_) => {
-                    cell.unlisten(&listener());
-                    return cell.is_finished();
-                }
-            }
+        let is_late = deadline.is_some_and(|deadline| Instant::now() >= deadline);
+        if is_late || host::is_condemned() {
+            cell.unlisten(&listener());
+            return cell.is_finished();
         }
-    })
+    }
 }
 
 /// Each thread has a parker of its own for this, apart from its park token, which belongs to the user's code. A stale

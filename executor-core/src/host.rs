@@ -15,6 +15,11 @@
 //! other in a ring, and the one that would close it gets `Deadlock` instead. The edge that closes a ring is always the
 //! last one added, and it is added under the lock, so it is seen. (A task that has not started has no runner; whoever
 //! starts it later adds its own edge then.)
+//!
+//! A scope cannot be told `Deadlock`: it must not return before its tasks are gone. If its edge closes a ring, another
+//! edge of that ring gives way: the first from there that is of an ordinary wait is *condemned*, and its thread woken to
+//! return `Deadlock`. There is one: a scope waits only for tasks spawned in it, which are younger than it, so a ring of
+//! scopes alone cannot be.
 
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
@@ -24,7 +29,7 @@ use crate::fork::{GENERATIONS, PerProcess, PoolId};
 use crate::os::ThreadSlot;
 use crate::sync::system::Mutex;
 use crate::sync::thread_local;
-use crate::task::{Started, Task};
+use crate::task::{Listener, Started, Task};
 
 /// A worker thread, as seen by code that waits on it.
 pub(crate) trait Host {
@@ -117,12 +122,26 @@ impl Drop for Blocked<'_> {
 ///
 /// # Errors
 ///
-/// The ring of tasks that would wait for each other.
-pub(crate) fn block(host: &dyn Host, target: Option<Task>, wait: impl FnOnce()) -> Result<(), Box<str>> {
-    let _edge = target.map(Edge::add).transpose()?;
-    let _blocked = Blocked::new(host);
+/// The ring of tasks that would wait for each other; or that did, and `wait` has returned because it was alarmed.
+pub(crate) fn block(host: &dyn Host, target: Option<Target>, wait: impl FnOnce()) -> Result<(), Box<str>> {
+    let edge = target.map(Edge::add).transpose()?;
+    let blocked = Blocked::new(host);
     wait();
-    Ok(())
+    drop(blocked);
+    edge.and_then(Edge::verdict).map_or(Ok(()), Err)
+}
+
+/// Whether this thread's wait has been condemned to end a ring.
+pub(crate) fn is_condemned() -> bool {
+    let me = ThreadSlot::current();
+    GRAPH.here().lock().get(&me).is_some_and(|edge| edge.verdict.is_some())
+}
+
+/// What a blocked thread waits for.
+pub(crate) struct Target {
+    pub(crate) task: Task,
+    /// How to end the wait from outside; `None` for one that cannot be ended, a scope's.
+    pub(crate) alarm: Option<Listener>,
 }
 
 thread_local! {
@@ -145,8 +164,14 @@ pub fn serves(pool: PoolId) -> bool {
     pool != PoolId::NONE && SERVANT.try_with(Cell::get).is_ok_and(|served| served == pool)
 }
 
-/// Which task each blocked thread waits for.
-type Graph = Mutex<BTreeMap<ThreadSlot, Task>>;
+/// What each blocked thread waits for.
+type Graph = Mutex<BTreeMap<ThreadSlot, Waiting>>;
+
+struct Waiting {
+    target: Target,
+    /// Why the wait is to end before its task does.
+    verdict: Option<Box<str>>,
+}
 
 static GRAPH: PerProcess<Graph> = PerProcess::new([const { Mutex::new(BTreeMap::new()) }; GENERATIONS]);
 
@@ -154,22 +179,49 @@ static GRAPH: PerProcess<Graph> = PerProcess::new([const { Mutex::new(BTreeMap::
 struct Edge(ThreadSlot);
 
 impl Edge {
-    fn add(target: Task) -> Result<Self, Box<str>> {
+    fn add(target: Target) -> Result<Self, Box<str>> {
         let me = ThreadSlot::current();
         let mut graph = GRAPH.here().lock();
-        let mut ring = vec![target.name()];
-        let mut next = &target;
+        let mut ring = vec![target.task.name()];
+        // The first wait on the way that can be ended.
+        let mut weakest = None;
+        let mut next = &target.task;
+        let mut alarm = None;
         while !next.is_finished() {
             let runner = next.runner();
             if runner == me {
-                return Err(format!("tasks wait for each other: {}", ring.join(", which waits for ")).into());
+                let problem = format!("tasks wait for each other: {}", ring.join(", which waits for "));
+                if target.alarm.is_some() {
+                    return Err(problem.into());
+                }
+                if let Some(waiting) = weakest.and_then(|thread| graph.get_mut(&thread)) {
+                    waiting.verdict = Some(problem.into());
+                    alarm = waiting.target.alarm.take();
+                }
+                break;
             }
             let Some(further) = graph.get(&runner) else { break };
-            ring.push(further.name());
-            next = further;
+            if further.verdict.is_some() {
+                break; // it is about to end
+            }
+            if weakest.is_none() && further.target.alarm.is_some() {
+                weakest = Some(runner);
+            }
+            ring.push(further.target.task.name());
+            next = &further.target.task;
         }
-        graph.insert(me, target);
+        graph.insert(me, Waiting { target, verdict: None });
+        drop(graph);
+        if let Some(alarm) = alarm {
+            alarm.wake();
+        }
         Ok(Self(me))
+    }
+
+    /// Takes the edge out; why the wait was ended, if it was.
+    fn verdict(self) -> Option<Box<str>> {
+        let waiting = GRAPH.here().lock().remove(&self.0)?;
+        waiting.verdict // its target is dropped here, outside the lock
     }
 }
 

@@ -4,7 +4,7 @@
 //! inside, lower rows knowing nothing of higher ones (`tests/architecture.rs` of the facade sees to it):
 //!
 //! ```text
-//!   thread_pool   builder · pool · scope · spawn_future · chunk
+//!   thread_pool   builder · pool · scope · spawn_future · chunk · retry
 //!                 registry · worker · queue · sleep · timer
 //!   executor      trait Executor, options
 //!   map           Map: window, chunks · call: what travels
@@ -13,6 +13,7 @@
 //!   task          the one heap cell
 //!   owner         the way from a task back to its pool
 //!   admission · counters · stats
+//!   codec
 //!   error · panic_report · fork · os · sync
 //!
 //!   unsafe code: task (the cell), scope (lifetimes), fork and os (one system call each)
@@ -20,6 +21,7 @@
 
 pub mod admission;
 mod call;
+pub mod codec;
 pub mod counters;
 mod current;
 mod error;
@@ -40,7 +42,7 @@ mod wait;
 pub use call::{CallOptions, Callable, Callee, Chunk, Payload, SharedContext};
 pub use current::{CurrentTask, current_task};
 pub use error::{BuildError, DeathDetails, Limit, SubmitError, TaskError, WorkerDeath};
-pub use executor::{CallMapper, Executor, Options, Shutdown};
+pub use executor::{Again, CallMapper, Executor, Once, Options, Shutdown};
 pub use future::{Promise, TaskFuture};
 pub use map::{Map, Mapper};
 pub use panic_report::{PanicDetails, PanicReport};

@@ -57,6 +57,9 @@ pub struct PanicDetails {
     pub worker: String,
     /// The label of the task, if it had one.
     pub label: Option<String>,
+    /// How many times the task was run, all of which ended in a panic; this is the last one. More than 1 only with
+    /// [`retries`](crate::Options::retries), on threads.
+    pub attempts: u32,
     payload: Payload,
 }
 
@@ -76,6 +79,7 @@ impl PanicReport {
                 backtrace: None,
                 worker: String::new(),
                 label: None,
+                attempts: 1,
                 payload: Mutex::new(None),
             }),
         }
@@ -107,6 +111,7 @@ impl Clone for PanicReport {
         clone.backtrace.clone_from(&self.backtrace);
         clone.worker.clone_from(&self.worker);
         clone.label.clone_from(&self.label);
+        clone.attempts = self.attempts;
         clone
     }
 }
@@ -137,6 +142,9 @@ impl fmt::Display for PanicReport {
         if !self.worker.is_empty() {
             write!(f, ", on {}", self.worker)?;
         }
+        if self.attempts > 1 {
+            write!(f, ", after {} attempts", self.attempts)?;
+        }
         Ok(())
     }
 }
@@ -148,6 +156,7 @@ impl fmt::Debug for PanicDetails {
             .field("at", &format_args!("{}:{}:{}", self.file, self.line, self.column))
             .field("worker", &self.worker)
             .field("label", &self.label)
+            .field("attempts", &self.attempts)
             .field("backtrace", &self.backtrace.as_deref().map(|_| ".."))
             .finish()
     }
@@ -193,6 +202,14 @@ fn exchange_note(place: Option<Place>) -> Option<Place> {
     PLACE.try_with(|slot| slot.replace(place)).ok().flatten()
 }
 
+/// What [`forward`] throws.
+struct Forwarded(PanicReport);
+
+/// Goes on with a panic that was caught here: the `catch` further out returns this very report.
+pub(crate) fn forward(report: PanicReport) -> ! {
+    std::panic::resume_unwind(Box::new(Forwarded(report)))
+}
+
 /// Runs `work`, whose panic nobody asked about: destructors of values that are being thrown away.
 pub fn swallow(work: impl FnOnce()) {
     if let Err(payload) = catch_unwind(AssertUnwindSafe(work)) {
@@ -205,6 +222,10 @@ pub fn swallow(work: impl FnOnce()) {
 
 #[cold]
 fn report_of(payload: Box<dyn Any + Send>, place: Option<Place>) -> PanicReport {
+    let payload = match payload.downcast::<Forwarded>() {
+        Ok(forwarded) => return forwarded.0,
+        Err(payload) => payload,
+    };
     let mut report = PanicReport::new(message_of(&*payload));
     // The note may be of an earlier panic, which the task caught itself, if this one went around the hook.
     if let Some(place) = place.filter(|place| place.message == report.message) {

@@ -85,6 +85,8 @@ pub(crate) struct Details {
     /// The task must have ended by then.
     pub(crate) deadline: Option<Instant>,
     pub(crate) priority: i32,
+    /// When the last of several runs must have ended, if the task is one that may run again.
+    pub(crate) run_limit: Option<Arc<Mutex<Option<Instant>>>>,
 }
 
 impl Details {
@@ -188,7 +190,7 @@ impl Listener {
         }
     }
 
-    fn wake(self) {
+    pub(crate) fn wake(self) {
         match self {
             Self::Thread(_, unparker) => unparker.unpark(),
             Self::Group(group, index) => group.notify(index),
@@ -828,8 +830,40 @@ impl<T> Drop for Handle<T> {
     }
 }
 
+/// A reference to a task beside the one handle of its future: it can be waited through, and never touches the outcome
+/// (R4).
+pub(crate) struct Watch<T>(ManuallyDrop<Handle<T>>);
+
+impl<T> Handle<T> {
+    pub(crate) fn watch(&self) -> Watch<T> {
+        retain(self.header);
+        Watch(ManuallyDrop::new(Self { header: self.header, value: PhantomData }))
+    }
+}
+
+impl<T> Watch<T> {
+    pub(crate) fn task(&self) -> Task {
+        self.0.task()
+    }
+
+    pub(crate) fn is_finished(&self) -> bool {
+        self.0.is_finished()
+    }
+
+    /// Enters a listener; false if the task is over already.
+    pub(crate) fn listen(&self, listener: Listener) -> bool {
+        self.0.listen(listener)
+    }
+}
+
+impl<T> Drop for Watch<T> {
+    fn drop(&mut self) {
+        release(self.0.header); // and never the handle in it, which would detach
+    }
+}
+
 /// The inside of a `Promise`: what its future can do, and more.
-pub(crate) struct Writer<T>(ManuallyDrop<Handle<T>>);
+pub(crate) struct Writer<T>(Watch<T>);
 
 impl<T> Writer<T> {
     /// Hands the task over to a worker that may start it at any moment: from here `cancel` fails.
@@ -873,20 +907,14 @@ impl<T> Deref for Writer<T> {
     type Target = Handle<T>;
 
     fn deref(&self) -> &Handle<T> {
-        &self.0
-    }
-}
-
-impl<T> Drop for Writer<T> {
-    fn drop(&mut self) {
-        release(self.header); // and never the handle in it, which would detach
+        &self.0.0
     }
 }
 
 /// A cell without a closure: its promise and its future.
 pub(crate) fn promise<T: Send + 'static>(pool: PoolId, details: Option<Details>) -> (Writer<T>, Handle<T>) {
     let (task, future) = new(pool, details, || -> T { unreachable!("a promise is completed, never run") });
-    let promise = Writer(ManuallyDrop::new(Handle { header: task.0, value: PhantomData }));
+    let promise = Writer(Watch(ManuallyDrop::new(Handle { header: task.0, value: PhantomData })));
     forget(task); // its reference is the promise's now
     (promise, future)
 }

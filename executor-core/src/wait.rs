@@ -8,7 +8,7 @@ use std::fmt;
 use std::time::{Duration, Instant};
 
 use crate::future::{TaskFuture, run_in_place, wait_for};
-use crate::host;
+use crate::host::{self, Target};
 use crate::sync::{Arc, AtomicUsize, Condvar, Mutex, Ordering};
 use crate::task::{Listener, Notify};
 
@@ -274,6 +274,9 @@ impl<T> fmt::Debug for Unfinished<T> {
 
 impl<T> std::error::Error for Unfinished<T> {}
 
+/// In the place of an index: the wait for the last future is condemned to end (see `host`).
+const ALARM: usize = usize::MAX;
+
 /// Several futures of which somebody waits for the next to end.
 #[derive(Default)]
 pub(crate) struct Group {
@@ -306,7 +309,8 @@ impl Group {
     }
 
     fn pop(&self) -> Option<usize> {
-        self.ended.lock().pop_front()
+        let mut ended = self.ended.lock();
+        std::iter::from_fn(|| ended.pop_front()).find(|index| *index != ALARM) // one that came too late
     }
 
     /// The index of the next future to end, among those entered, of which `left` are left (`None` if that does not
@@ -314,7 +318,7 @@ impl Group {
     ///
     /// On a worker (S4) a future that has not started is run in place; if all have, a spare worker takes over.
     pub(crate) fn next<'f, T, F>(
-        &self,
+        self: &Arc<Self>,
         futures: impl Iterator<Item = &'f F> + Clone,
         before: usize,
         deadline: Option<Instant>,
@@ -353,19 +357,21 @@ impl Group {
         // The last one is waited for; of several, any may end first.
         let is_last = left == Some(1) && deadline.is_none();
         let last = if is_last { futures.find(|future| !future.is_done()) } else { None };
-        let target = last.map(|future| future.cell().task());
+        let target = last.map(|future| Target {
+            task: future.cell().task(),
+            alarm: Some(Listener::Group(Arc::<Self>::clone(self), ALARM)),
+        });
         let mut next = None;
-        match host::block(&*host, target, || next = self.block(deadline)) {
-            Ok(()) => next,
-            Err(_) => None,
-        }
+        // Where it is a ring, `None` says enough: whoever asks the future itself hears of it.
+        let _ = host::block(&*host, target, || next = self.block(deadline));
+        next
     }
 
     fn block(&self, deadline: Option<Instant>) -> Option<usize> {
         let mut ended = self.ended.lock();
         loop {
             if let Some(index) = ended.pop_front() {
-                return Some(index);
+                return (index != ALARM).then_some(index);
             }
             ended = match deadline {
                 None => self.some.wait(ended),

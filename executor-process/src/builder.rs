@@ -7,7 +7,6 @@ use executor_core::fork::PoolId;
 use executor_core::{BuildError, InitOutcome, TaskError, owner};
 
 use crate::call;
-use crate::codec;
 use crate::dispatcher::Dispatcher;
 use crate::pool::ProcessPoolExecutor;
 use crate::shared::{Settings, Shared};
@@ -16,6 +15,7 @@ use crate::sys::limits;
 use crate::sys::poll::Doorbell;
 use crate::wire::Setup;
 use crate::zygote::{StartMethod, WorkerStdio, Zygote, ZygoteConfig};
+use executor_core::codec;
 
 /// Builds a [`ProcessPoolExecutor`].
 ///

@@ -17,9 +17,9 @@ use std::marker::PhantomData;
 
 use executor_core::{Callable, Callee, InitOutcome, Payload, TaskError, panic_report};
 
-use crate::codec;
 use crate::image::Image;
 use crate::wire::{Panic, Status};
+use executor_core::codec;
 
 /// How to call functions of one type, from bytes to bytes.
 #[repr(C)]

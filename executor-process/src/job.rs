@@ -15,9 +15,9 @@ use executor_core::{
 };
 
 use crate::call::{self, Name};
-use crate::codec;
 use crate::sync::Arc;
 use crate::wire::{CallHead, Panic, Status};
+use executor_core::codec;
 
 /// A job on its way from the submitting thread to the dispatcher.
 pub(crate) struct Submission {

@@ -11,7 +11,7 @@
 //!   worker · job         one child · what it is to run
 //!   zygote · startup     the fork server and its start before `main`, on both sides
 //!                                                             worker_main     the loop that runs tasks
-//!   call · wire · gate · codec                                what crosses, and how
+//!   call · wire · gate                                        what crosses, and how
 //!   image · sys · sync   addresses, system calls, locks
 //! ```
 
@@ -26,7 +26,6 @@ mod builder;
 #[cfg(target_os = "linux")]
 mod call;
 #[cfg(target_os = "linux")]
-mod codec;
 #[cfg(target_os = "linux")]
 mod dispatcher;
 #[cfg(target_os = "linux")]

@@ -15,13 +15,13 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::time::Instant;
 
 use crate::call::{self, Name};
-use crate::codec;
 use crate::gate::Gate;
 use crate::sync::Ordering;
 use crate::sys::limits::Limit;
 use crate::sys::memory::SharedPage;
 use crate::sys::socket;
 use crate::wire::{CallHead, HEADER, Header, Kind, Setup, Status, take_sized, take_word};
+use executor_core::codec;
 
 /// Runs tasks until the parent closes the socket.
 pub(crate) fn run(socket: OwnedFd, page: SharedPage) -> ! {

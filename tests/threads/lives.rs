@@ -393,3 +393,40 @@ fn a_thousand_workers_sleep_at_the_same_time() {
         eventually(|| threads().len() <= 2);
     });
 }
+
+/// A worker that has ended may still be in the destructors of its thread-locals: a shutdown waits for these too, however
+/// many have ended since.
+#[test]
+fn a_shutdown_waits_for_the_thread_locals_of_workers_that_ended_long_ago() {
+    struct Lingers(Gate);
+    impl Drop for Lingers {
+        fn drop(&mut self) {
+            self.0.pass();
+        }
+    }
+    thread_local! {
+        static LINGERS: std::cell::RefCell<Option<Lingers>> = const { std::cell::RefCell::new(None) };
+    }
+    let _watchdog = Watchdog::start();
+    let gate = Gate::new();
+    let _opens = gate.opens_at_the_end();
+    let pool =
+        ThreadPoolExecutor::builder().max_workers(1).keep_alive(Duration::from_micros(1)).build().unwrap();
+    let lingers = Lingers(gate.clone());
+    pool.spawn(move || LINGERS.with(|slot| slot.replace(Some(lingers)))).result().unwrap();
+    gate.wait_for_arrivals(1);
+    for _ in 0..60 {
+        pool.spawn(|| ()).result().unwrap();
+        eventually(|| pool.stats().workers == 0);
+    }
+    let (sender, receiver) = std::sync::mpsc::channel();
+    let ends = pool.clone();
+    let ending = std::thread::spawn(move || {
+        let report = ends.shutdown();
+        sender.send(()).unwrap();
+        report
+    });
+    assert!(receiver.recv_timeout(Duration::from_millis(200)).is_err(), "a thread of the pool is not gone");
+    gate.open();
+    assert!(ending.join().unwrap().is_complete());
+}

@@ -24,6 +24,8 @@ mod panics;
 mod payloads;
 mod priorities;
 mod races;
+mod resizing;
+mod retries;
 mod shutdown;
 mod slice_map;
 mod stress;

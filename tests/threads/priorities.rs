@@ -104,3 +104,103 @@ fn a_worker_that_feeds_itself_does_not_starve_the_others() {
     stop.store(true, Ordering::Relaxed);
     pool.shutdown();
 }
+
+/// Streams that never end, of every kind at once: a task that is the oldest of its kind is taken within the bound that
+/// `Options::priority` states, and one that has `n` before it within `n + 1` times that.
+#[test]
+fn no_stream_of_work_starves_anything_beyond_the_documented_bound() {
+    const BOUND: u32 = 4 * 61;
+    struct Stream {
+        pool: ThreadPoolExecutor,
+        stop: AtomicBool,
+        picks: AtomicU32,
+    }
+    impl Stream {
+        /// Runs, and submits its successor.
+        fn flow(self: &Arc<Self>, priority: i32) {
+            self.picks.fetch_add(1, Ordering::Relaxed);
+            if !self.stop.load(Ordering::Relaxed) {
+                let next = Arc::clone(self);
+                let flows = move |()| next.flow(priority);
+                drop(self.pool.options().priority(priority).submit(flows, ()));
+            }
+        }
+    }
+    let _watchdog = Watchdog::start();
+    let streams: [&[i32]; 6] = [&[9], &[0], &[-1], &[9, 8], &[9, -1], &[9, 0, -1, 9, 0, -1]];
+    for priorities in streams {
+        let pool = ThreadPoolExecutor::new(1).unwrap();
+        let stream =
+            Arc::new(Stream { pool: pool.clone(), stop: AtomicBool::new(false), picks: AtomicU32::new(0) });
+        let gate = Gate::new();
+        let _opens = gate.opens_at_the_end();
+        let (inside, flows, passes) = (pool.clone(), Arc::clone(&stream), gate.clone());
+        let victims_of = |stream: &Arc<Stream>, pool: &ThreadPoolExecutor, priorities: &[i32]| {
+            let submit = |&priority: &i32| {
+                let stream = Arc::clone(stream);
+                let picks = move |()| stream.picks.fetch_add(1, Ordering::Relaxed) + 1;
+                (priority, pool.options().priority(priority).submit(picks, ()))
+            };
+            priorities.iter().map(submit).collect::<Vec<_>>()
+        };
+        let from_outside = victims_of(&stream, &pool, &[0]);
+        drop(from_outside); // the first one is the worker's start
+        let own = pool.spawn(move || {
+            passes.pass();
+            let own = victims_of(&flows, &inside, &[0]);
+            flows.picks.store(0, Ordering::Relaxed);
+            let flow = |&priority: &i32| {
+                let next = Arc::clone(&flows);
+                drop(inside.options().priority(priority).submit(move |()| next.flow(priority), ()));
+            };
+            priorities.iter().for_each(flow);
+            own
+        });
+        gate.wait_for_arrivals(1);
+        // The second of each kind has one before it.
+        let mut victims = victims_of(&stream, &pool, &[1, -5, 0, 1, -5, 0]);
+        gate.open();
+        victims.extend(own.result().unwrap());
+        let mut before = std::collections::BTreeMap::new();
+        for (index, (priority, future)) in victims.into_iter().enumerate() {
+            let kind = if index < 6 { priority.signum() } else { 2 };
+            let older = before.entry(kind).or_insert(0_u32);
+            *older += 1;
+            let picks = future.result().unwrap();
+            assert!(
+                picks <= BOUND * *older,
+                "{picks} tasks were taken before {priority}, with {older} of its kind, under streams of {priorities:?}"
+            );
+        }
+        stream.stop.store(true, Ordering::Relaxed);
+        pool.shutdown();
+    }
+}
+
+/// Ageing keeps the order of equal ones.
+#[test]
+fn equal_priorities_stay_in_order_however_many_there_are() {
+    let _watchdog = Watchdog::start();
+    let pool = ThreadPoolExecutor::new(1).unwrap();
+    let gate = Gate::new();
+    let _opens = gate.opens_at_the_end();
+    let passes = gate.clone();
+    let first = pool.spawn(move || passes.pass());
+    gate.wait_for_arrivals(1);
+    let order = Arc::new(Mutex::new(Vec::new()));
+    for n in 0..3_000_u32 {
+        let order = Arc::clone(&order);
+        let priority = [5, -5, 0, i32::MAX, -1, 3][n as usize % 6];
+        let notes = move |()| order.lock().unwrap().push((priority, n));
+        drop(pool.options().priority(priority).submit(notes, ()));
+    }
+    gate.open();
+    first.result().unwrap();
+    pool.shutdown();
+    let order = order.lock().unwrap();
+    assert_eq!(order.len(), 3_000);
+    for priority in [5, -5, 0, i32::MAX, -1, 3] {
+        let of_it: Vec<_> = order.iter().filter(|(p, _)| *p == priority).map(|(_, n)| n).collect();
+        assert!(of_it.is_sorted(), "{priority}: {of_it:?}");
+    }
+}

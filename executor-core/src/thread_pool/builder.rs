@@ -218,14 +218,7 @@ impl ThreadPoolBuilder {
         // ORDERING: relaxed, only uniqueness matters.
         static NEXT: AtomicUsize = AtomicUsize::new(0);
         let max_workers = self.max_workers.unwrap_or_else(|| (crate::usable_processors() + 4).min(32));
-        if max_workers == 0 || max_workers > MAX_WORKERS {
-            let problem = if max_workers == 0 {
-                "must be at least 1, got 0".to_owned()
-            } else {
-                format!("must be at most {MAX_WORKERS}, got {max_workers}")
-            };
-            return Err(BuildError::invalid("max_workers", problem));
-        }
+        check_max_workers(max_workers)?;
         if self.queue_capacity == Some(0) {
             return Err(BuildError::invalid("queue_capacity", "must be at least 1, got 0"));
         }
@@ -260,6 +253,16 @@ impl ThreadPoolBuilder {
         crate::owner::register(id, weak);
         Ok(ThreadPoolExecutor::new_handle(registry))
     }
+}
+
+/// Whether a pool may have so many workers.
+pub(super) fn check_max_workers(max_workers: usize) -> Result<(), BuildError> {
+    let problem = match max_workers {
+        0 => "must be at least 1, got 0".to_owned(),
+        1..=MAX_WORKERS => return Ok(()),
+        _ => format!("must be at most {MAX_WORKERS}, got {max_workers}"),
+    };
+    Err(BuildError::invalid("max_workers", problem))
 }
 
 impl fmt::Debug for ThreadPoolBuilder {

@@ -28,7 +28,7 @@ const SMALL: usize = 64;
 /// In a larger chunk, which is made of items that have been cheap, it is read once in so many.
 const LOOKS: usize = 8;
 
-/// Runs `f` on all of `items` as one task.
+/// Runs `f` on all of `items` as one task. An item that panics, or for which `f` gives an error, fails alone.
 pub(super) fn submit<A, R, F>(
     pool: &ThreadPoolExecutor,
     items: Vec<A>,
@@ -38,13 +38,14 @@ pub(super) fn submit<A, R, F>(
 where
     A: Send + 'static,
     R: Send + 'static,
-    F: Fn(A) -> R + Send + Sync + 'static,
+    F: Fn(A) -> Result<R, TaskError> + Send + Sync + 'static,
 {
     let details = details(options);
     // A task keeps no pool alive.
     let pool_there = pool.downgrade();
     // Limits are for the chunk as a whole: a helper that ran into one would take its items with it.
-    let details_there = details.clone().map(|details| Details { timeout: None, deadline: None, ..details });
+    let details_there =
+        details.clone().map(|details| Details { timeout: None, deadline: None, run_limit: None, ..details });
     let label = options.label.clone();
     pool.run_task(details, move || {
         let (start, coarse_start) = (Instant::now(), os::coarse_clock());
@@ -69,7 +70,7 @@ where
                         }
                     }
                     for item in items.by_ref().take(stride) {
-                        results.push(Ok(f(item)));
+                        results.push(f(item));
                     }
                 }
             });
@@ -79,7 +80,7 @@ where
         }
         if let Some(pool) = shares_with {
             share_out(&pool, &mut results, items.collect(), details_there, move |item| {
-                panic_report::catch(|| f(item)).map_err(&panicked)
+                panic_report::catch(|| f(item)).unwrap_or_else(|report| Err(panicked(report)))
             });
         }
         Chunk::new(results, start.elapsed())

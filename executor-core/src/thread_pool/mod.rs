@@ -11,6 +11,7 @@ mod join;
 mod pool;
 mod queue;
 mod registry;
+mod retry;
 mod scope;
 mod sleep;
 mod slice;

@@ -1,22 +1,25 @@
 //! `ThreadPoolExecutor`: the handle people hold.
 
 use std::fmt;
+use std::marker::PhantomData;
 use std::sync::Weak;
 use std::time::Duration;
 
 use crate::call::{CallOptions, Callable, Chunk, Payload};
 use crate::error::{BuildError, SubmitError};
-use crate::executor::{Executor, Options, Shutdown};
-use crate::future::TaskFuture;
+use crate::executor::{Again, Executor, Once, Options, Shutdown};
+use crate::fork::PoolId;
+use crate::future::{Promise, TaskFuture};
 use crate::host::{self, Host};
 use crate::map::{Map, Mapper};
 use crate::stats::{PoolStats, ShutdownReport, WorkerInfo};
 use crate::sync::Arc;
 use crate::task::{self, Details};
 
-use super::builder::ThreadPoolBuilder;
+use super::builder::{ThreadPoolBuilder, check_max_workers};
 use super::chunk;
 use super::registry::{Admission, Registry, WhenFull};
+use super::retry::{Encoded, Retry};
 
 /// A pool of work-stealing threads.
 ///
@@ -119,11 +122,6 @@ impl ThreadPoolExecutor {
     /// Whether `host` is one of its workers.
     pub(super) fn owns(&self, host: &dyn Host) -> bool {
         host.pool() == self.registry().id
-    }
-
-    /// Whether this thread is one of its workers.
-    pub(super) fn is_worker(&self) -> bool {
-        host::is_worker_of(self.registry().id)
     }
 
     pub(super) fn registry(&self) -> &Arc<Registry> {
@@ -247,7 +245,34 @@ impl ThreadPoolExecutor {
     /// # Ok::<(), executor_core::BuildError>(())
     /// ```
     pub fn max_workers(&self) -> usize {
-        self.registry().settings.max_workers
+        self.registry().max_workers()
+    }
+
+    /// Changes the number of tasks that may run at the same time, while the pool is at work.
+    ///
+    /// With more, queued tasks start at once. With fewer, running tasks go on to their end, and the workers that are too
+    /// many end after their task, or at once if they have none; a worker that is just about to start a task may still do
+    /// so. No task is lost or cancelled. May be called from any thread and at any time; after a shutdown it changes nothing
+    /// but the number.
+    ///
+    /// # Errors
+    ///
+    /// [`BuildError::InvalidOption`] if `max_workers` is 0 or more than the pool can count: then nothing changes.
+    ///
+    /// ```
+    /// let pool = executor_core::ThreadPoolExecutor::new(1)?;
+    /// pool.set_max_workers(4)?;
+    /// assert_eq!(pool.max_workers(), 4);
+    /// let error = pool.set_max_workers(0).unwrap_err();
+    /// assert_eq!(error.to_string(), "max_workers must be at least 1, got 0");
+    /// # Ok::<(), executor_core::BuildError>(())
+    /// ```
+    pub fn set_max_workers(&self, max_workers: usize) -> Result<(), BuildError> {
+        check_max_workers(max_workers)?;
+        if !self.registry().id.is_inherited() {
+            self.registry().resize(max_workers);
+        }
+        Ok(())
     }
 
     /// The pool's counters, which add up at every instant.
@@ -332,6 +357,10 @@ impl ThreadPoolExecutor {
         self.registry().shutdown(Shutdown::Background);
     }
 
+    fn retry(&self, options: &CallOptions) -> Retry {
+        Retry::new(options.retries, self.registry())
+    }
+
     pub(super) fn run_task<F, R>(&self, details: Option<Details>, work: F) -> TaskFuture<R>
     where
         F: FnOnce() -> R + Send + 'static,
@@ -381,7 +410,18 @@ impl Executor for ThreadPoolExecutor {
         A: Payload,
         R: Payload,
     {
-        self.run_task(details(options), move || call.call(arg))
+        if options.retries == 0 {
+            return self.run_task(details(options), move || call.call(arg));
+        }
+        let retry = self.retry(options);
+        match Encoded::new(arg) {
+            Ok(arg) => self.run_task(details(options), move || retry.run_encoded(|arg| call.call(arg), arg)),
+            Err(problem) => {
+                let (promise, future) = Promise::of_pool(PoolId::NONE, options.label.clone());
+                promise.complete(Err(problem));
+                future
+            }
+        }
     }
 
     fn submit_chunk<C, A, R>(
@@ -395,7 +435,15 @@ impl Executor for ThreadPoolExecutor {
         A: Payload,
         R: Payload,
     {
-        chunk::submit(self, args, options, move |arg| call.call(arg))
+        if options.retries == 0 {
+            return chunk::submit(self, args, options, move |arg| Ok(call.call(arg)));
+        }
+        let retry = self.retry(options);
+        // An argument that cannot be encoded fails alone.
+        let args = args.into_iter().map(Encoded::new).collect();
+        chunk::submit(self, args, options, move |arg| {
+            arg.map(|arg| retry.run_encoded(|arg| call.call(arg), arg))
+        })
     }
 
     fn shutdown_with(&self, how: Shutdown) -> ShutdownReport {
@@ -404,6 +452,49 @@ impl Executor for ThreadPoolExecutor {
 
     fn max_workers(&self) -> usize {
         Self::max_workers(self)
+    }
+}
+
+/// The closures of the inherent methods, with options and retries.
+impl Options<'_, ThreadPoolExecutor, Again> {
+    /// Runs `f(arg)` with these options, and again if it panics; closures may capture.
+    ///
+    /// ```
+    /// let pool = executor_core::ThreadPoolExecutor::new(1)?;
+    /// let outcome = pool.options().retries(2).submit(|n: u32| 1 / n, 0).result();
+    /// let Err(executor_core::TaskError::Panicked(report)) = outcome else { unreachable!() };
+    /// assert_eq!(report.attempts, 3);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    #[must_use = "dropping the future detaches the task, its error included"]
+    pub fn submit<F, A, R>(&self, f: F, arg: A) -> TaskFuture<R>
+    where
+        F: Fn(A) -> R + Send + 'static,
+        A: Clone + Send + 'static,
+        R: Send + 'static,
+    {
+        let (pool, options) = self.parts();
+        let retry = pool.retry(options);
+        pool.run_task(details(options), move || retry.run(f, arg))
+    }
+
+    /// Runs `f` on every item with these options, and on one that panics again; closures may capture.
+    ///
+    /// ```
+    /// let pool = executor_core::ThreadPoolExecutor::new(1)?;
+    /// let results: Vec<_> = pool.options().retries(1).map(|n: u8| 1 / n, [1, 0]).collect();
+    /// assert!(results[0].is_ok() && results[1].is_err());
+    /// # Ok::<(), executor_core::BuildError>(())
+    /// ```
+    pub fn map<F, I, R>(&self, f: F, items: I) -> Map<I::IntoIter, ClosureMapper<F, Again>>
+    where
+        F: Fn(I::Item) -> R + Send + Sync + 'static,
+        I: IntoIterator,
+        I::Item: Clone + Send + 'static,
+        R: Send + 'static,
+    {
+        let (pool, options) = self.parts();
+        Map::new(items.into_iter(), ClosureMapper::new(pool, f), options.clone())
     }
 }
 
@@ -458,14 +549,33 @@ impl Options<'_, ThreadPoolExecutor> {
 /// assert_eq!(map.count(), 3);
 /// # Ok::<(), executor_core::BuildError>(())
 /// ```
-pub struct ClosureMapper<F> {
+pub struct ClosureMapper<F, Runs = Once> {
     pool: ThreadPoolExecutor,
     f: Arc<F>,
+    runs: PhantomData<fn() -> Runs>,
 }
 
-impl<F> ClosureMapper<F> {
+impl<F, Runs> ClosureMapper<F, Runs> {
     fn new(pool: &ThreadPoolExecutor, f: F) -> Self {
-        Self { pool: pool.clone(), f: Arc::new(f) }
+        Self { pool: pool.clone(), f: Arc::new(f), runs: PhantomData }
+    }
+}
+
+impl<F, A, R> Mapper<A> for ClosureMapper<F, Again>
+where
+    F: Fn(A) -> R + Send + Sync + 'static,
+    A: Clone + Send + 'static,
+    R: Send + 'static,
+{
+    type Output = R;
+
+    fn send(&self, items: Vec<A>, options: &CallOptions) -> TaskFuture<Chunk<R>> {
+        let (f, retry) = (Arc::clone(&self.f), self.pool.retry(options));
+        chunk::submit(&self.pool, items, options, move |item| Ok(retry.run(&*f, item)))
+    }
+
+    fn max_workers(&self) -> usize {
+        self.pool.max_workers()
     }
 }
 
@@ -479,7 +589,7 @@ where
 
     fn send(&self, items: Vec<A>, options: &CallOptions) -> TaskFuture<Chunk<R>> {
         let f = Arc::clone(&self.f);
-        chunk::submit(&self.pool, items, options, move |item| f(item))
+        chunk::submit(&self.pool, items, options, move |item| Ok(f(item)))
     }
 
     fn max_workers(&self) -> usize {
@@ -487,7 +597,7 @@ where
     }
 }
 
-impl<F> fmt::Debug for ClosureMapper<F> {
+impl<F, Runs> fmt::Debug for ClosureMapper<F, Runs> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_tuple("ClosureMapper").field(&self.pool).finish()
     }
@@ -497,5 +607,11 @@ impl<F> fmt::Debug for ClosureMapper<F> {
 pub(super) fn details(options: &CallOptions) -> Option<Details> {
     let CallOptions { timeout, deadline, priority, label, .. } = options;
     let any = timeout.is_some() || deadline.is_some() || *priority != 0 || label.is_some();
-    any.then(|| Details { label: label.clone(), timeout: *timeout, deadline: *deadline, priority: *priority })
+    any.then(|| Details {
+        label: label.clone(),
+        timeout: *timeout,
+        deadline: *deadline,
+        priority: *priority,
+        run_limit: (options.retries > 0 && timeout.is_some()).then(Arc::default),
+    })
 }

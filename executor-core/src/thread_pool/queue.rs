@@ -7,14 +7,16 @@
 //! ```
 //!
 //! A worker takes from *urgent*, its own *lifo*, its own *fifo*, the *injector*, other workers, and *later*, in that
-//! order; every [`FAIRNESS`]th time it looks at *later* and the *injector* first, so that neither its own work nor a
-//! stream of urgent work starves them.
+//! order. Of the tasks it takes, every [`FAIRNESS`]th is one that has waited longest instead: in turn, of what came from
+//! outside, of the urgent, of the later, and of the worker's own. So no stream of work, however urgent, starves anything
+//! else, and a task that is the oldest of its kind is taken within `FAIRNESS * TURNS` tasks.
 //!
 //! A thief looks at [`MOST_VICTIMS`] others at most. In a pool with more workers than that, tasks stay in the injector,
 //! so that none lies where nobody looks. Before a worker blocks, or lies down as one too many, it puts its deques back into the
 //! injector, and while it is blocked it pushes there.
 
-use std::collections::BinaryHeap;
+use std::cmp::Reverse;
+use std::collections::BTreeMap;
 use std::sync::OnceLock;
 
 use crossbeam_utils::CachePadded;
@@ -24,9 +26,12 @@ use crate::sync::deque::{Injector, Steal, Stealer, Worker};
 use crate::sync::{Arc, AtomicUsize, Mutex, Ordering};
 use crate::task::Task;
 
-/// After so many tasks in a row, the queues that come last are looked at first. Smaller costs cache misses; larger lets
-/// them wait longer.
+/// Of so many tasks in a row, one is taken by age. Smaller costs cache misses; larger lets them wait longer. Told in the
+/// docs of `Options::priority`.
 const FAIRNESS: u32 = 61;
+
+/// The kinds of tasks whose oldest is taken in turn.
+const TURNS: u32 = 4;
 
 /// The most tasks taken from the injector at once. More makes fewer trips; fewer keeps the order of starts closer to
 /// the order of submits.
@@ -147,7 +152,7 @@ impl Queue {
     /// What a worker takes next without looking at others.
     pub(super) fn pop(&self, local: &Local, tick: u32, max_workers: usize) -> Option<Task> {
         if tick.is_multiple_of(FAIRNESS)
-            && let Some(task) = self.later.pop().or_else(|| self.inject_one())
+            && let Some(task) = self.pop_oldest(local, tick / FAIRNESS)
         {
             return Some(task);
         }
@@ -156,6 +161,17 @@ impl Queue {
             .or_else(|| local.lifo.pop())
             .or_else(|| local.fifo.pop())
             .or_else(|| self.inject_batch(local, max_workers))
+    }
+
+    /// A task that has waited longest of its kind; the kinds take turns.
+    #[cold]
+    fn pop_oldest(&self, local: &Local, turn: u32) -> Option<Task> {
+        (0..TURNS).find_map(|step| match (turn + step) % TURNS {
+            0 => local.fifo.pop().or_else(|| self.inject_one()), // the fifo was filled from the injector
+            1 => self.urgent.pop_oldest(),
+            2 => self.later.pop_oldest(),
+            _ => self.slots.get(local.index).and_then(|slot| until_settled(|| slot.lifo.steal())),
+        })
     }
 
     /// What a worker takes from others.
@@ -259,47 +275,61 @@ fn until_settled(mut steal: impl FnMut() -> Steal<Task>) -> Option<Task> {
     }
 }
 
-/// Tasks by priority, equal ones in the order they came.
+/// Tasks by priority, equal ones in the order they came; or by age alone.
 #[derive(Debug, Default)]
 struct Ranked {
-    heap: Mutex<Heap>,
+    ranks: Mutex<Ranks>,
     /// How many are in it, so that nobody takes the lock for nothing.
     len: CachePadded<AtomicUsize>,
 }
 
 #[derive(Debug, Default)]
-struct Heap {
-    tasks: BinaryHeap<Rank>,
+struct Ranks {
+    /// The first is the next: the highest priority, and of equal ones the oldest.
+    by_rank: BTreeMap<(Reverse<i32>, u64), Task>,
+    /// The priority of each, the oldest first.
+    by_age: BTreeMap<u64, Reverse<i32>>,
     next: u64,
-}
-
-#[derive(Debug)]
-struct Rank {
-    priority: i32,
-    sequence: u64,
-    task: Task,
 }
 
 impl Ranked {
     fn push(&self, task: Task) {
-        let mut heap = self.heap.lock();
-        let priority = task.details().map_or(0, |details| details.priority);
-        let sequence = heap.next;
-        heap.next += 1;
-        heap.tasks.push(Rank { priority, sequence, task });
+        let priority = Reverse(task.details().map_or(0, |details| details.priority));
+        let mut ranks = self.ranks.lock();
+        let sequence = ranks.next;
+        ranks.next += 1;
+        ranks.by_rank.insert((priority, sequence), task);
+        ranks.by_age.insert(sequence, priority);
         // ORDERING: seq-cst: part of the push that P's fence follows (see `sleep`).
-        self.len.store(heap.tasks.len(), Ordering::SeqCst);
+        self.len.store(ranks.by_rank.len(), Ordering::SeqCst);
     }
 
+    /// The one with the highest priority; of equal ones the oldest.
     fn pop(&self) -> Option<Task> {
+        self.take(|ranks| {
+            let ((_, sequence), task) = ranks.by_rank.pop_first()?;
+            ranks.by_age.remove(&sequence);
+            Some(task)
+        })
+    }
+
+    /// The oldest one. It is the oldest of its priority too, so equal ones stay in order.
+    fn pop_oldest(&self) -> Option<Task> {
+        self.take(|ranks| {
+            let (sequence, priority) = ranks.by_age.pop_first()?;
+            ranks.by_rank.remove(&(priority, sequence))
+        })
+    }
+
+    fn take(&self, take: impl FnOnce(&mut Ranks) -> Option<Task>) -> Option<Task> {
         if self.is_empty() {
             return None;
         }
-        let mut heap = self.heap.lock();
-        let rank = heap.tasks.pop()?;
+        let mut ranks = self.ranks.lock();
+        let task = take(&mut ranks);
         // ORDERING: seq-cst, as in `push`.
-        self.len.store(heap.tasks.len(), Ordering::SeqCst);
-        Some(rank.task)
+        self.len.store(ranks.by_rank.len(), Ordering::SeqCst);
+        task
     }
 
     fn is_empty(&self) -> bool {
@@ -311,26 +341,6 @@ impl Ranked {
         self.len.load(Ordering::SeqCst)
     }
 }
-
-impl Ord for Rank {
-    fn cmp(&self, other: &Self) -> std::cmp::Ordering {
-        self.priority.cmp(&other.priority).then(other.sequence.cmp(&self.sequence))
-    }
-}
-
-impl PartialOrd for Rank {
-    fn partial_cmp(&self, other: &Self) -> Option<std::cmp::Ordering> {
-        Some(self.cmp(other))
-    }
-}
-
-impl PartialEq for Rank {
-    fn eq(&self, other: &Self) -> bool {
-        self.cmp(other).is_eq()
-    }
-}
-
-impl Eq for Rank {}
 
 /// A list that only grows and is read without a lock: block `b` holds `2^b` slots.
 #[derive(Debug, Default)]

@@ -30,7 +30,7 @@ use crate::owner::Owner;
 use crate::panic_report::{self, PanicReport};
 use crate::stats::{PoolStats, ShutdownReport, WorkerInfo};
 use crate::sync::thread::{self, JoinHandle, ThreadId};
-use crate::sync::{Arc, AtomicU32, AtomicUsize, Condvar, Mutex, Ordering, fence};
+use crate::sync::{Arc, AtomicBool, AtomicU32, AtomicUsize, Condvar, Mutex, MutexGuard, Ordering, fence};
 use crate::task::Task;
 
 use super::queue::Queue;
@@ -62,8 +62,12 @@ pub(super) struct Registry {
     pub(super) timer: Timer,
     capacity: Capacity,
     phase: AtomicU32,
+    /// Whether a shutdown cancels what has not started.
+    is_cancelling: AtomicBool,
     /// Workers in their initializer.
     initializing: AtomicUsize,
+    /// How often `max_workers` was changed.
+    resizes: AtomicUsize,
     life: Mutex<Life>,
     /// Told whenever a worker ends.
     ended: Condvar,
@@ -74,8 +78,11 @@ pub(super) struct Registry {
 struct Life {
     broken: Option<Box<str>>,
     threads: Vec<JoinHandle<()>>,
-    /// Threads some shutdown is joining.
+    /// Threads that a shutdown, or a worker that has ended itself, is joining.
     joining: Vec<ThreadId>,
+    /// A shutdown has seen the last worker end and the queue empty: no worker starts any more, and nothing that is
+    /// accepted can come (see [`Registry::wait_until_over`]).
+    is_over: bool,
 }
 
 const RUNNING: u32 = 0;
@@ -108,7 +115,9 @@ impl Registry {
             timer: Timer::default(),
             capacity: Capacity::new(settings.capacity),
             phase: AtomicU32::new(RUNNING),
+            is_cancelling: AtomicBool::new(false),
             initializing: AtomicUsize::new(0),
+            resizes: AtomicUsize::new(0),
             life: Mutex::new(Life::default()),
             ended: Condvar::new(),
             desks: Mutex::new(Vec::new()),
@@ -230,6 +239,18 @@ impl Registry {
     fn start_worker(self: &Arc<Self>) {
         if let Err(error) = worker::start(self) {
             self.sleep.end();
+            if self.life.lock().is_over {
+                // Woken late, or for what a late submit left behind: nobody needs a worker, and that goes here.
+                let reason = self.check().err().unwrap_or(Refusal::ShutDown);
+                self.refuse_all(&|task| {
+                    if task.refuse(reason.clone().into()) {
+                        self.counters.withdrawn();
+                    }
+                });
+                drop(self.life.lock());
+                self.ended.notify_all(); // who saw a worker counted may be waiting for its end
+                return;
+            }
             // The fence of L: others counted on the worker that did not come.
             fence(Ordering::SeqCst);
             let counts = self.sleep.counts();
@@ -251,14 +272,73 @@ impl Registry {
         spawn: impl FnOnce() -> io::Result<JoinHandle<()>>,
     ) -> io::Result<()> {
         let mut life = self.life.lock();
+        if life.is_over {
+            return Err(io::Error::other("the pool has been shut down"));
+        }
         let thread = spawn()?;
         self.desks.lock().push(Arc::clone(desk));
-        // Threads that have ended, spare ones for the most part, are let go now and then.
-        if life.threads.len() > 2 * self.sleep.counts().live() + 16 {
-            life.threads.retain(|thread| !thread.is_finished());
-        }
         life.threads.push(thread);
         Ok(())
+    }
+
+    /// How many threads were started and not joined.
+    #[cfg(test)]
+    pub(super) fn started_threads(&self) -> usize {
+        self.life.lock().threads.len()
+    }
+
+    /// Joins threads that have ended, spare ones for the most part, when there are many. Called by a thread that is no
+    /// worker any more: one that has ended may be in the destructors of its thread-locals for as long as they like, and
+    /// this thread then waits for it, and a shutdown for this one.
+    pub(super) fn join_ended(&self) {
+        let mut life = self.life.lock();
+        if life.threads.len() <= 2 * self.sleep.counts().live() + 16 {
+            return;
+        }
+        let ended: Vec<_> = life.threads.extract_if(.., |thread| thread.is_finished()).collect();
+        self.join_all(life, ended);
+    }
+
+    /// Joins `threads`, which were taken from `life`; shows them as being joined meanwhile.
+    fn join_all(&self, mut life: MutexGuard<'_, Life>, threads: Vec<JoinHandle<()>>) {
+        let ids: Vec<ThreadId> = threads.iter().map(|thread| thread.thread().id()).collect();
+        life.joining.extend(&ids);
+        drop(life);
+        for thread in threads {
+            // It catches every panic of the user's code.
+            let _ = thread.join();
+        }
+        self.life.lock().joining.retain(|id| !ids.contains(id));
+        self.ended.notify_all();
+    }
+
+    // --- resizing ---
+
+    /// The number of tasks that may run at the same time.
+    pub(super) fn max_workers(&self) -> usize {
+        self.sleep.max_active()
+    }
+
+    /// How often that was changed.
+    pub(super) fn resizes(&self) -> usize {
+        // ORDERING: acquire, pairs with the release in `resize`: who sees the new number of workers, read before, sees
+        // this change counted.
+        self.resizes.load(Ordering::Acquire)
+    }
+
+    /// Changes it. A worker whose index is too high now and that was hired before ends when it is through with its task;
+    /// one that sleeps ends at once.
+    pub(super) fn resize(self: &Arc<Self>, max_workers: usize) {
+        let life = self.life.lock(); // one resize at a time
+        // ORDERING: release, see `resizes`.
+        self.resizes.fetch_add(1, Ordering::Release);
+        self.sleep.set_max_active(max_workers);
+        drop(life);
+        self.sleep.wake_from(max_workers);
+        // The fence of a publisher: what was pushed while fewer might be active is for the new ones, and the first of them
+        // wakes the next (L).
+        fence(Ordering::SeqCst);
+        self.see_to_queue();
     }
 
     // --- ending ---
@@ -325,7 +405,15 @@ impl Registry {
         }
     }
 
+    /// Whether what is not running must not start any more: not even once more.
+    pub(super) fn is_cancelling(&self) -> bool {
+        // ORDERING: relaxed: it carries no data, and a run that has just begun is as good as one begun before.
+        self.is_cancelling.load(Ordering::Relaxed)
+    }
+
     fn cancel_all(&self) -> u64 {
+        // ORDERING: relaxed, as above.
+        self.is_cancelling.store(true, Ordering::Relaxed);
         let cancelled = std::cell::Cell::new(0);
         self.refuse_all(&|task| {
             if task.cancel() {
@@ -380,13 +468,18 @@ impl Registry {
     }
 
     /// Waits until no worker is alive and nothing is queued; false at the deadline.
+    ///
+    /// From then on no worker starts. Nothing is left for one: the phase changed before this looked, so a task that this
+    /// did not see in the queue is one whose submit sees the phase (the two fences at the head of this file), and refuses
+    /// it.
     fn wait_until_over(self: &Arc<Self>, deadline: Option<Instant>) -> bool {
         loop {
             // A submit that was refused leaves its empty cell in the queue, maybe after the last worker has ended.
             self.see_to_queue();
-            let life = self.life.lock();
+            let mut life = self.life.lock();
             if self.sleep.counts().live() == 0 {
                 if self.queue.is_empty() {
+                    life.is_over = true;
                     return true;
                 }
                 continue;
@@ -405,16 +498,8 @@ impl Registry {
     fn join(&self) {
         let mut life = self.life.lock();
         let threads = std::mem::take(&mut life.threads);
-        let ids: Vec<ThreadId> = threads.iter().map(|thread| thread.thread().id()).collect();
-        life.joining.extend(&ids);
-        drop(life);
-        for thread in threads {
-            // It catches every panic of the user's code.
-            let _ = thread.join();
-        }
-        let mut life = self.life.lock();
-        life.joining.retain(|id| !ids.contains(id));
-        self.ended.notify_all();
+        self.join_all(life, threads);
+        life = self.life.lock();
         while !life.joining.is_empty() {
             life = self.ended.wait(life);
         }

@@ -16,11 +16,11 @@ use std::marker::PhantomData;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 
 use crate::error::TaskError;
-use crate::future::TaskFuture;
+use crate::future::{TaskFuture, wait_out};
 use crate::host;
 use crate::panic_report::{self, PanicReport};
 use crate::sync::{Arc, Condvar, Mutex};
-use crate::task::Task;
+use crate::task::Watch;
 
 use super::pool::ThreadPoolExecutor;
 
@@ -39,8 +39,11 @@ use super::pool::ThreadPoolExecutor;
 pub struct Scope<'scope, 'env: 'scope> {
     pool: &'scope ThreadPoolExecutor,
     open: Arc<Open>,
-    /// Tasks that may not have started, for a worker that waits for the scope to run in place (S4).
-    tasks: Mutex<Vec<Task>>,
+    /// Tasks that may not be over, for a worker that waits for the scope: those that have not started it runs in place
+    /// (S4), and each of the others is an edge in the wait-for graph.
+    tasks: Mutex<Vec<Watch<()>>>,
+    /// Whether the scope was made on a worker, of whatever pool.
+    is_on_worker: bool,
     // Invariant in both lifetimes, as in `std::thread::Scope`.
     scope: PhantomData<&'scope mut &'scope ()>,
     env: PhantomData<&'env mut &'env ()>,
@@ -148,12 +151,12 @@ impl<'scope> Scope<'scope, '_> {
         // lifetime alone.
         let work: Box<dyn FnOnce() + Send> = unsafe { std::mem::transmute(work) };
         let over = self.pool.spawn(work);
-        if self.pool.is_worker() {
+        if self.is_on_worker {
             let mut tasks = self.tasks.lock();
             if tasks.len() == tasks.capacity() {
                 tasks.retain(|task| !task.is_finished()); // before it grows: a scope may spawn for long
             }
-            tasks.push(over.cell().task());
+            tasks.push(over.cell().watch());
         }
         ScopedFuture { over: Some(over), slot, open: Arc::clone(&self.open), scope: PhantomData }
     }
@@ -187,16 +190,31 @@ impl<'scope> Scope<'scope, '_> {
     /// Waits until every job is gone.
     fn wait(&self) {
         if let Some(host) = host::current() {
+            let mut elsewhere = Vec::new();
             loop {
                 // The one spawned last is the one least likely to have started.
-                let Some(task) = self.tasks.lock().pop() else { break };
-                if self.pool.owns(&*host) && host.has_room() {
-                    drop(host.take_back(task.id()));
-                    if let Some(started) = task.start() {
-                        host.run(started);
+                let next = self.tasks.lock().pop();
+                if let Some(watch) = next {
+                    if self.pool.owns(&*host) && host.has_room() {
+                        let task = watch.task();
+                        drop(host.take_back(task.id()));
+                        if let Some(started) = task.start() {
+                            host.run(started);
+                        }
                     }
+                    if !watch.is_finished() {
+                        elsewhere.push(watch);
+                    }
+                } else if let Some(watch) = elsewhere.pop() {
+                    // One after the other comes to the same as all at once; meanwhile those may spawn more.
+                    wait_out(&*host, &watch);
+                } else {
+                    break;
                 }
             }
+        }
+        if self.open.state.lock().0 == 0 {
+            return;
         }
         host::block_any(|| {
             let mut state = self.open.state.lock();
@@ -302,6 +320,7 @@ impl ThreadPoolExecutor {
             pool: self,
             open: Arc::default(),
             tasks: Mutex::new(Vec::new()),
+            is_on_worker: host::current().is_some(),
             scope: PhantomData,
             env: PhantomData,
         };

@@ -37,7 +37,7 @@ mod loom;
 
 use crossbeam_utils::CachePadded;
 
-use crate::sync::{AtomicU64, Mutex, Ordering, Unparker, fence};
+use crate::sync::{AtomicU64, AtomicUsize, Mutex, Ordering, Unparker, fence};
 
 const SEARCHING: u64 = 1;
 const SLEEPING: u64 = 1 << 16;
@@ -93,7 +93,8 @@ pub(super) struct Sleep {
     counts: CachePadded<AtomicU64>,
     /// The sleepers, the one that fell asleep last on top: its caches are the warmest.
     sleepers: Mutex<Vec<Sleeper>>,
-    max_active: usize,
+    /// How many may be active. Changed by `set_max_workers`.
+    max_active: CachePadded<AtomicUsize>,
 }
 
 #[derive(Debug)]
@@ -104,7 +105,37 @@ struct Sleeper {
 
 impl Sleep {
     pub(super) fn new(max_active: usize) -> Self {
-        Self { counts: CachePadded::new(AtomicU64::new(0)), sleepers: Mutex::new(Vec::new()), max_active }
+        Self {
+            counts: CachePadded::new(AtomicU64::new(0)),
+            sleepers: Mutex::new(Vec::new()),
+            max_active: CachePadded::new(AtomicUsize::new(max_active)),
+        }
+    }
+
+    /// How many may be active.
+    pub(super) fn max_active(&self) -> usize {
+        // ORDERING: seq-cst: P's read follows its fence; see `set_max_active`.
+        self.max_active.load(Ordering::SeqCst)
+    }
+
+    /// Changes how many may be active. The caller fences and looks at the queues: whoever publishes a task then either
+    /// reads the new number after its own fence, or has pushed before the look.
+    pub(super) fn set_max_active(&self, max_active: usize) {
+        // ORDERING: seq-cst, as above.
+        self.max_active.store(max_active, Ordering::SeqCst);
+    }
+
+    /// Wakes the sleepers with this index or a higher one: they end, or sleep again.
+    pub(super) fn wake_from(&self, index: usize) {
+        let mut sleepers = self.sleepers.lock();
+        let woken: Vec<_> = sleepers.extract_if(.., |sleeper| sleeper.index >= index).collect();
+        for _ in &woken {
+            self.add(SEARCHING.wrapping_sub(SLEEPING));
+        }
+        drop(sleepers);
+        for sleeper in woken {
+            sleeper.unparker.unpark();
+        }
     }
 
     pub(super) fn counts(&self) -> Counts {
@@ -125,7 +156,7 @@ impl Sleep {
     /// P: call after a task was pushed, and after P's fence.
     pub(super) fn published(&self) -> Wake {
         let counts = self.counts();
-        if counts.searching() > 0 || counts.active() >= self.max_active {
+        if counts.searching() > 0 || counts.active() >= self.max_active() {
             Wake::Enough
         } else {
             self.wake_cold()
@@ -138,7 +169,7 @@ impl Sleep {
             let sleeper = {
                 let mut sleepers = self.sleepers.lock();
                 let counts = self.counts();
-                if counts.searching() > 0 || counts.active() >= self.max_active {
+                if counts.searching() > 0 || counts.active() >= self.max_active() {
                     return Wake::Enough;
                 }
                 let sleeper = sleepers.pop();
@@ -155,7 +186,7 @@ impl Sleep {
         let mut counts = self.counts();
         loop {
             let may_start = counts.searching() == 0
-                && counts.active() < self.max_active
+                && counts.active() < self.max_active()
                 && counts.sleeping() == 0
                 && counts.live() < MOST_WORKERS;
             if !may_start {
@@ -187,12 +218,12 @@ impl Sleep {
 
     /// Whether a worker between two tasks is one too many: blocked ones have gone on.
     pub(super) fn is_surplus(&self) -> bool {
-        self.counts().active() > self.max_active
+        self.counts().active() > self.max_active()
     }
 
     /// Whether no other worker may become active.
     pub(super) fn is_full(&self) -> bool {
-        self.counts().active() >= self.max_active
+        self.counts().active() >= self.max_active()
     }
 
     /// Whether a worker that lay down has not been woken.

@@ -37,6 +37,9 @@ const GRAIN_TIME: Duration = Duration::from_micros(5);
 /// How long the caller works alone. Help costs about as much to wake.
 const ALONE: Duration = Duration::from_micros(20);
 
+/// The most items in a grain, for those too cheap to measure.
+const LARGEST_GRAIN: u64 = 1 << 20;
+
 /// The most items a share can count.
 const LONGEST: usize = u32::MAX as usize;
 
@@ -75,16 +78,13 @@ impl ThreadPoolExecutor {
             panic: Mutex::new(None),
         };
         map.shares[0].put(0..items.len());
-        let mut helpers = Vec::new();
+        let mut helpers = Helpers { host, handles: Vec::new() };
         map.work(0, || {
-            if workers > 1 && helpers.is_empty() {
-                self.call_helpers(&map, &mut helpers);
+            if workers > 1 && helpers.handles.is_empty() {
+                self.call_helpers(&map, &mut helpers.handles);
             }
         });
-        // M3. One that has not started runs here, and finds nothing; one that a shutdown cancelled had nothing.
-        for helper in helpers {
-            let _ = finish(host, helper);
-        }
+        drop(helpers);
         let SliceMap { written, panic, .. } = map;
         if let Some(payload) = panic.into_inner() {
             for range in written.into_inner().into_iter().filter(|_| needs_drop::<R>()) {
@@ -109,7 +109,7 @@ impl ThreadPoolExecutor {
         let registry = self.registry();
         for share in 1..map.shares.len() {
             let Ok(admission) = registry.admit(WhenFull::Refuse) else { return };
-            // SAFETY: M3: it is waited for before `map` goes, and nothing before that unwinds: `work` catches what `f` does.
+            // SAFETY: M3: it is waited for by `Helpers`, which goes before `map`.
             let (queued, helper) =
                 unsafe { task::new_borrowed(registry.id, false, move || map.work(share, || ())) };
             if let Err(refusal) = registry.accept(queued, admission)
@@ -118,6 +118,21 @@ impl ThreadPoolExecutor {
                 registry.withdrawn();
             }
             helpers.push(helper);
+        }
+    }
+}
+
+/// Tasks that borrow the map, until it is dropped (M3): by unwinding, too.
+struct Helpers<'h> {
+    host: &'h dyn Host,
+    handles: Vec<Handle<()>>,
+}
+
+impl Drop for Helpers<'_> {
+    fn drop(&mut self) {
+        // One that has not started runs here, and finds nothing; one that a shutdown cancelled had nothing.
+        for helper in self.handles.drain(..) {
+            let _ = finish(self.host, helper);
         }
     }
 }
@@ -169,7 +184,7 @@ impl<'a, T, R, F: Fn(&'a T) -> R> SliceMap<'a, '_, T, R, F> {
             }
             let now = Instant::now();
             if now - start < GRAIN_TIME {
-                grain *= 2;
+                grain = (2 * grain).min(LARGEST_GRAIN);
             }
             if now - begin >= ALONE {
                 is_long();

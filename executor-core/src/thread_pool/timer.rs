@@ -59,10 +59,10 @@ impl Timer {
         self.shared.changed.notify_one();
     }
 
-    /// A task is over.
-    pub(super) fn leave(&self, limit: Instant, task: &Task) {
+    /// A task is over, or one of its runs. Says whether it was in time.
+    pub(super) fn leave(&self, limit: Instant, task: &Task) -> bool {
         let left = self.shared.state.lock().limits.remove(&(limit, task.id()));
-        drop(left); // outside the lock: it may be the last reference
+        left.is_some() // dropped outside the lock: it may be the last reference
     }
 
     /// Ends the threads. One that is calling, from a callback, is let go.

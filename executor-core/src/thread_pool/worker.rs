@@ -72,17 +72,7 @@ pub(super) fn start(registry: &Arc<Registry>) -> io::Result<()> {
 /// The whole life of a worker.
 fn live(registry: Arc<Registry>, local: Local, desk: Arc<Desk>) {
     desk.arrive();
-    let worker = Rc::new(Worker {
-        parker: Parker::new(),
-        stack_base: stack_pointer(),
-        tick: Cell::new(1),
-        random: Cell::new(u32::try_from(local.index).unwrap_or(0).wrapping_mul(0x9e37_79b9) | 1),
-        is_searching: Cell::new(true),
-        blocks: Cell::new(0),
-        registry,
-        local,
-        desk,
-    });
+    let worker = Rc::new(Worker::new(registry, local, desk));
     let entered = host::enter(Rc::<Worker>::clone(&worker));
     let forks = join::enter(&worker.registry, &worker.local);
     let is_initialized = worker.initialize();
@@ -100,6 +90,7 @@ fn live(registry: Arc<Registry>, local: Local, desk: Arc<Desk>) {
     if is_initialized {
         say_goodbye(&registry);
     }
+    registry.join_ended();
 }
 
 fn say_goodbye(registry: &Registry) {
@@ -112,12 +103,14 @@ fn say_goodbye(registry: &Registry) {
 
 struct Worker {
     registry: Arc<Registry>,
+    /// How often the pool had been resized when the worker started.
+    hired: usize,
     local: Local,
     desk: Arc<Desk>,
     parker: Parker,
     /// Where the stack was when the worker started.
     stack_base: usize,
-    /// Counts the tasks taken.
+    /// Counts the tasks taken, from 1: the number of the next one.
     tick: Cell<u32>,
     /// The state of a small generator of pseudo-random numbers (xorshift, Marsaglia 2003), to choose victims.
     random: Cell<u32>,
@@ -128,6 +121,22 @@ struct Worker {
 }
 
 impl Worker {
+    /// The worker of this thread, already counted as live and searching.
+    fn new(registry: Arc<Registry>, local: Local, desk: Arc<Desk>) -> Self {
+        Self {
+            parker: Parker::new(),
+            stack_base: stack_pointer(),
+            tick: Cell::new(1),
+            random: Cell::new(u32::try_from(local.index).unwrap_or(0).wrapping_mul(0x9e37_79b9) | 1),
+            is_searching: Cell::new(true),
+            blocks: Cell::new(0),
+            hired: registry.resizes(),
+            registry,
+            local,
+            desk,
+        }
+    }
+
     /// Runs the pool's initializer; if that fails, breaks the pool. Searching before and after; not meanwhile, since it may
     /// take long.
     fn initialize(&self) -> bool {
@@ -148,6 +157,11 @@ impl Worker {
     /// The next task to run; `None` when it is time to end, and the worker counts as searching then.
     fn next_task(&self) -> Option<Started> {
         loop {
+            if self.is_dismissed() {
+                self.registry.queue.give_back(&self.local);
+                self.start_search(); // whoever relies on that: the worker looks once more when it ends
+                return None;
+            }
             if !self.is_searching.get() && self.registry.sleep.is_surplus() {
                 self.registry.queue.give_back(&self.local); // it may not come back to them for long
                 self.start_search();
@@ -181,6 +195,12 @@ impl Worker {
         }
     }
 
+    /// Whether the pool was made smaller than this worker's index since it started. Spare workers that came later are none
+    /// of these.
+    fn is_dismissed(&self) -> bool {
+        self.local.index >= self.registry.max_workers() && self.hired != self.registry.resizes()
+    }
+
     fn start_search(&self) {
         if !self.is_searching.replace(true) {
             self.registry.sleep.start_search();
@@ -188,9 +208,7 @@ impl Worker {
     }
 
     fn take_own(&self) -> Option<Task> {
-        let tick = self.tick.get();
-        self.tick.set(tick.wrapping_add(1));
-        self.registry.queue.pop(&self.local, tick, self.registry.settings.max_workers)
+        self.registry.queue.pop(&self.local, self.tick.get(), self.registry.max_workers())
     }
 
     fn look_around(&self) -> Option<Task> {
@@ -208,6 +226,7 @@ impl Worker {
     /// A task left the queue. Claims it, and if it was searched for, lets the next worker search; `None` if the task was
     /// claimed or cancelled while it lay there.
     fn took(&self, task: Task) -> Option<Started> {
+        self.tick.set(self.tick.get().wrapping_add(1));
         self.registry.left_queue();
         if let Some(deadline) = task.details().and_then(|details| details.deadline) {
             if Instant::now() >= deadline {
@@ -277,7 +296,11 @@ impl Worker {
 
     fn keep_alive(&self) -> Option<Duration> {
         let settings = &self.registry.settings;
-        if self.local.index >= settings.max_workers { Some(SPARE_KEEP_ALIVE) } else { settings.keep_alive }
+        if self.local.index >= self.registry.max_workers() {
+            Some(SPARE_KEEP_ALIVE)
+        } else {
+            settings.keep_alive
+        }
     }
 
     fn next_random(&self) -> u32 {
@@ -319,9 +342,14 @@ impl Host for Worker {
             .and_then(|details| details.timeout)
             .and_then(|timeout| Instant::now().checked_add(timeout))
             .inspect(|limit| registry.timer.enter(*limit, task.task(), &registry.settings.prefix));
+        if let Some(run_limit) = details.and_then(|details| details.run_limit.as_deref()) {
+            *run_limit.lock() = limit;
+        }
         let before = self.desk.begin(task.task().label());
         let executed = task.execute();
         self.desk.end(before);
+        let run_limit = executed.task().details().and_then(|details| details.run_limit.as_deref());
+        let limit = run_limit.map_or(limit, |last| *last.lock());
         for limit in [limit, deadline].into_iter().flatten() {
             registry.timer.leave(limit, executed.task());
         }
@@ -385,6 +413,9 @@ fn stack_pointer() -> usize {
     let here = 0_u8;
     std::ptr::from_ref(std::hint::black_box(&here)).addr()
 }
+
+#[cfg(test)]
+mod tests;
 
 /// What a worker shows of itself to `workers()`.
 #[derive(Debug)]

@@ -8,12 +8,22 @@
 //! Decoding trusts nothing: a length is believed only as far as there are bytes behind it (serde reserves at most 1 MiB
 //! ahead), and bytes left over are an error. The user's `Serialize` and `Deserialize` may panic: that is an error too.
 
-use executor_core::panic_report;
+use crate::panic_report;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 /// Appends `value` to `out`; after an error `out` is as it was.
-pub(crate) fn encode<T: Serialize + ?Sized>(value: &T, out: &mut Vec<u8>) -> Result<(), Box<str>> {
+///
+/// # Errors
+///
+/// What serde said, or the panic of the value's own code.
+///
+/// ```
+/// let mut bytes = Vec::new();
+/// executor_core::codec::encode(&7_u32, &mut bytes).unwrap();
+/// assert_eq!(executor_core::codec::decode(&bytes), Ok(7_u32));
+/// ```
+pub fn encode<T: Serialize + ?Sized>(value: &T, out: &mut Vec<u8>) -> Result<(), Box<str>> {
     let start = out.len();
     let written = panic_report::catch(|| bincode::serde::encode_into_std_write(value, out, FORMAT));
     let problem: Box<str> = match written {
@@ -26,7 +36,15 @@ pub(crate) fn encode<T: Serialize + ?Sized>(value: &T, out: &mut Vec<u8>) -> Res
 }
 
 /// Reads a value that fills `bytes`.
-pub(crate) fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Box<str>> {
+///
+/// # Errors
+///
+/// What serde said, bytes left over, or the panic of the value's own code.
+///
+/// ```
+/// assert!(executor_core::codec::decode::<bool>(&[1, 1]).unwrap_err().contains("left over"));
+/// ```
+pub fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Box<str>> {
     match panic_report::catch(|| bincode::serde::decode_from_slice(bytes, FORMAT)) {
         Ok(Ok((value, read))) if read == bytes.len() => Ok(value),
         Ok(Ok((_, read))) => Err(format!("{} of {} bytes left over", bytes.len() - read, bytes.len()).into()),
