@@ -26,5 +26,5 @@ mod work;
 pub use alloc::Counting;
 pub use suite::{Better, Failure, Goal, Kind, Outcome, Row, Setting, Suite, Workload};
 pub use tally::Tally;
-pub use usage::{cpu_time, peak_memory_mib, pss_kib};
+pub use usage::{cpu_time, now_ns, peak_memory_mib, pss_kib};
 pub use work::{Spin, spin};

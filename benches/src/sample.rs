@@ -15,6 +15,7 @@ use nix::sys::signal::{Signal, killpg};
 use nix::unistd::Pid;
 
 use crate::suite::{Failure, Outcome, Setting, Suite};
+use crate::usage;
 
 /// In the child: measures and says so.
 pub(crate) fn run_here(suite: &Suite, hidden: &[String], setting: &Setting) -> ExitCode {
@@ -29,6 +30,7 @@ pub(crate) fn run_here(suite: &Suite, hidden: &[String], setting: &Setting) -> E
         eprintln!("no {contender} in {workload}");
         return ExitCode::FAILURE;
     };
+    usage::raise_file_limit();
     match catch_unwind(AssertUnwindSafe(|| (cell.run)(setting))) {
         Ok(Ok(figures)) => {
             let figures: Vec<_> = figures.iter().map(f64::to_string).collect();
