@@ -47,5 +47,7 @@ fn main() -> ExitCode {
         rows::sleep::workloads(),
         rows::cpu::workloads(),
     ];
-    Suite { name: "processes", workloads: workloads.into_iter().flatten().collect() }.main()
+    let mut workloads: Vec<_> = workloads.into_iter().flatten().collect();
+    workloads.sort_by(|a, b| a.id.cmp(&b.id));
+    Suite { name: "processes", workloads }.main()
 }

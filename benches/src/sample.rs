@@ -3,7 +3,7 @@
 //! The child prints `figures: <number> ...` or `missing: <why>` as the last line of its output. It leads a process group,
 //! so that everything it started can be killed with it.
 
-use std::io::Read;
+use std::io::{BufRead, BufReader, Read};
 use std::os::unix::process::CommandExt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::process::{Child, Command, ExitCode, Stdio};
@@ -16,6 +16,9 @@ use nix::unistd::Pid;
 
 use crate::suite::{Failure, Outcome, Setting, Suite};
 use crate::usage;
+
+const FIGURES: &str = "figures: ";
+const MISSING: &str = "missing: ";
 
 /// In the child: measures and says so.
 pub(crate) fn run_here(suite: &Suite, hidden: &[String], setting: &Setting) -> ExitCode {
@@ -34,9 +37,9 @@ pub(crate) fn run_here(suite: &Suite, hidden: &[String], setting: &Setting) -> E
     match catch_unwind(AssertUnwindSafe(|| (cell.run)(setting))) {
         Ok(Ok(figures)) => {
             let figures: Vec<_> = figures.iter().map(f64::to_string).collect();
-            println!("figures: {}", figures.join(" "));
+            println!("{FIGURES}{}", figures.join(" "));
         }
-        Ok(Err(Failure::Missing(why))) => println!("missing: {why}"),
+        Ok(Err(Failure::Missing(why))) => println!("{MISSING}{why}"),
         Ok(Err(failure)) => {
             eprintln!("{failure:?}");
             return ExitCode::FAILURE;
@@ -65,46 +68,56 @@ fn spawn(workload: &str, contender: &str, setting: &Setting) -> io::Result<Child
     command.process_group(0).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn()
 }
 
+/// Until it has said its figures or is over. Whatever it has started may keep its pipes open, so nothing here waits for
+/// their end without a limit.
 fn listen(mut child: Child, limit: Duration) -> Outcome {
-    let id = child.id();
+    let group = i32::try_from(child.id()).map(Pid::from_raw);
     let (said, hear) = mpsc::channel();
-    let mut output = child.stdout.take();
-    let errors = child.stderr.take().map(|mut pipe| thread::spawn(move || read(&mut pipe)));
+    let (complained, complaints) = mpsc::channel();
+    let (output, errors) = (child.stdout.take(), child.stderr.take());
+    thread::spawn(move || complained.send(errors.map(read).unwrap_or_default()));
     // Reads and waits without a clock tick: the sample has the machine for itself.
-    let listener = thread::spawn(move || {
-        let text = output.as_mut().map(read).unwrap_or_default();
-        let status = child.wait();
-        let _ = said.send((text, status));
+    thread::spawn(move || {
+        let lines = output.map(BufReader::new).into_iter().flat_map(BufRead::lines);
+        let answer =
+            lines.map_while(Result::ok).find(|line| line.starts_with(FIGURES) || line.starts_with(MISSING));
+        let _ = said.send((answer, child.wait()));
     });
     let answer = hear.recv_timeout(limit);
-    let group = i32::try_from(id).map(Pid::from_raw);
     if let Ok(group) = group {
         // What is left of it, or all of it: it hangs. No such group is the usual answer.
         let _ = killpg(group, Signal::SIGKILL);
     }
-    let _ = listener.join();
-    let errors = errors.and_then(|thread| thread.join().ok()).unwrap_or_default();
-    let Ok((text, status)) = answer else { return Err(Failure::Hangs(limit)) };
-    let last = text.lines().last().unwrap_or_default();
-    if let Some(figures) = last.strip_prefix("figures: ") {
-        let figures: Result<Vec<f64>, _> = figures.split(' ').map(str::parse).collect();
-        return figures.map_err(|error| Failure::Failed(error.to_string()));
-    }
-    if let Some(why) = last.strip_prefix("missing: ") {
-        return Err(Failure::Missing(why.to_owned()));
+    let Ok((answer, status)) = answer else { return Err(Failure::Hangs(limit)) };
+    if let Some(answer) = answer {
+        return match answer.strip_prefix(FIGURES) {
+            Some(figures) => {
+                let figures: Result<Vec<f64>, _> = figures.split(' ').map(str::parse).collect();
+                figures.map_err(|error| Failure::Failed(error.to_string()))
+            }
+            None => Err(Failure::Missing(answer.trim_start_matches(MISSING).to_owned())),
+        };
     }
     let status = status.map_or_else(|error| error.to_string(), |status| status.to_string());
-    let about = errors.lines().map(str::trim).find(|line| !line.is_empty()).unwrap_or_default();
-    let about = errors
-        .lines()
-        .map(str::trim)
-        .filter(|line| !line.starts_with("note:"))
-        .find(|line| line.len() > 3 && !line.starts_with("thread '"))
-        .unwrap_or(about);
-    Err(Failure::Failed(format!("{status}: {about}")))
+    let errors = complaints.recv_timeout(Duration::from_secs(2)).unwrap_or_default();
+    Err(Failure::Failed(format!("{status}: {}", about(&errors))))
 }
 
-fn read(pipe: &mut impl Read) -> String {
+/// What a panic or a Python traceback says, on one line.
+fn about(errors: &str) -> String {
+    let is_said = |line: &&str| {
+        !line.is_empty()
+            && !["note:", "thread '", "stack backtrace"].iter().any(|start| line.starts_with(start))
+    };
+    let mut lines: Vec<&str> = errors.lines().map(str::trim).filter(is_said).collect();
+    if lines.iter().any(|line| line.starts_with("Traceback")) {
+        lines = lines.split_off(lines.len().saturating_sub(1));
+    }
+    lines.truncate(3);
+    lines.join("; ")
+}
+
+fn read(mut pipe: impl Read) -> String {
     let mut bytes = Vec::new();
     let _ = pipe.read_to_end(&mut bytes);
     String::from_utf8_lossy(&bytes).into_owned()

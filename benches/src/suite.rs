@@ -134,7 +134,7 @@ impl Row {
 impl Workload {
     pub fn new(id: impl Into<String>, rows: impl IntoIterator<Item = Row>) -> Self {
         let rows = rows.into_iter().collect();
-        Self { id: id.into(), rows, limit: Duration::from_secs(30), workers: None, cells: Vec::new() }
+        Self { id: id.into(), rows, limit: Duration::from_secs(60), workers: None, cells: Vec::new() }
     }
 
     /// A workload of one row.
@@ -152,6 +152,25 @@ impl Workload {
     #[must_use]
     pub fn workers(mut self, full: usize, quick: usize) -> Self {
         self.workers = Some((full, quick));
+        self
+    }
+
+    /// The same on so many workers, under a name that says so, and without a goal.
+    #[must_use]
+    pub fn on(mut self, workers: usize) -> Self {
+        self.id = format!("{}x{workers}", self.id);
+        for row in &mut self.rows {
+            row.id = format!("{}x{workers}", row.id);
+            row.what = format!("{workers} workers: {}", row.what);
+            row.goal = Goal::default();
+        }
+        self.workers(workers, workers)
+    }
+
+    /// Without the other peers.
+    #[must_use]
+    pub fn only(mut self, peers: &[&str]) -> Self {
+        self.cells.retain(|cell| cell.kind == Kind::Ours || peers.contains(&cell.contender));
         self
     }
 
@@ -181,13 +200,14 @@ impl Workload {
         self.by(Kind::Peer, contender, run)
     }
 
-    /// `T4` names `T4` and `T4a`, but neither `T40` nor `T`.
+    /// `T4` names `T4`, `T4a` and `T4ax2`, but not `T40`; a row's name names its workload.
     pub(crate) fn is_named(&self, name: &str) -> bool {
-        let (id, name) = (self.id.to_ascii_lowercase(), name.to_ascii_lowercase());
-        id.strip_prefix(&name)
-            .is_some_and(|rest| !rest.starts_with(|c: char| c.is_ascii_digit()) || name.contains('x'))
-            && !name.is_empty()
-            || self.rows.iter().any(|row| row.id.eq_ignore_ascii_case(&name))
+        let name = name.to_ascii_lowercase();
+        let ids = self.rows.iter().map(|row| &row.id).chain([&self.id]);
+        ids.map(|id| id.to_ascii_lowercase()).any(|id| {
+            let rest = id.strip_prefix(&name);
+            !name.is_empty() && rest.is_some_and(|rest| !rest.starts_with(|c: char| c.is_ascii_digit()))
+        })
     }
 }
 

@@ -23,12 +23,5 @@ use cf_benches::{Counting, Suite};
 static ALLOCATOR: Counting = Counting;
 
 fn main() -> ExitCode {
-    let workloads = [
-        rows::submit::workloads(),
-        rows::fork_join::workloads(),
-        rows::map::workloads(),
-        rows::producers::workloads(),
-        rows::resources::workloads(),
-    ];
-    Suite { name: "threads", workloads: workloads.into_iter().flatten().collect() }.main()
+    Suite { name: "threads", workloads: rows::all() }.main()
 }

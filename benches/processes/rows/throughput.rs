@@ -80,14 +80,14 @@ fn call_each<C: Caller + 'static>(setting: &Setting, tasks: u64) -> Outcome {
 }
 
 fn our_map(setting: &Setting) -> Outcome {
-    let n = setting.of(4_000_000, 20_000);
+    let n = setting.of(1_000_000, 20_000);
     let pool = Ours::build(setting.workers).0;
     let run = |n: u64| -> Result<u64, Failure> {
         pool.map(increment, 0..n)
             .try_fold(0, |sum, result| result.map(|value| sum + value))
             .map_err(|error| Failure::Failed(error.to_string()))
     };
-    run(n / 4)?;
+    run(n / 10)?;
     let start = Instant::now();
     let sum = run(n)?;
     let elapsed = start.elapsed();

@@ -1,14 +1,26 @@
 //! What is done with the pools, and the goals.
 
-pub(crate) mod fork_join;
-pub(crate) mod map;
-pub(crate) mod producers;
-pub(crate) mod resources;
-pub(crate) mod submit;
+mod fork_join;
+mod map;
+mod producers;
+mod resources;
+mod submit;
 
 use cf_benches::Workload;
 
-/// The peers' names stand here only.
+/// In the order of their names.
+pub(crate) fn all() -> Vec<Workload> {
+    let parts = [
+        submit::workloads(),
+        fork_join::workloads(),
+        map::workloads(),
+        producers::workloads(),
+        resources::workloads(),
+    ];
+    parts.into_iter().flatten().collect()
+}
+
+/// A contender for each adapter.
 macro_rules! peers {
     ($workload:expr, $measure:ident: $($peer:ident),+ $(,)?) => {
         $workload$(.peer(crate::rows::name(stringify!($peer)), |setting| $measure::<crate::peers::$peer>(setting)))+
@@ -16,7 +28,7 @@ macro_rules! peers {
 }
 pub(crate) use peers;
 
-/// How a peer is called in the table.
+/// How a peer is called in the table; the names stand here only.
 pub(crate) fn name(adapter: &'static str) -> &'static str {
     match adapter {
         "Rayon" => "rayon",

@@ -25,7 +25,7 @@ pub(crate) fn workloads() -> Vec<Workload> {
         ],
     )
     .workers(4_000, 50)
-    .limit(Duration::from_secs(10))
+    .limit(Duration::from_secs(15))
     .ours(sleep::<Ours>);
     let sleepers = peers!(sleepers, sleep: Rayon, Threadpool, ExecutorsChannel, TokioBlocking, SmolBlocking, RustyPool,
         StdThreads);
