@@ -12,12 +12,12 @@ use plotters::style::text_anchor::{HPos, Pos, VPos};
 use crate::report::{Line, Report, number};
 use crate::suite::{Better, Kind};
 
-const WIDTH: i32 = 1080;
+const WIDTH: i32 = 1130;
 /// Where the axis begins; the labels end before it.
-const LEFT: i32 = 430;
+const LEFT: i32 = 490;
 /// Where it ends; names of the best fit behind it.
-const RIGHT: i32 = 930;
-const LINE: i32 = 30;
+const RIGHT: i32 = 1000;
+const LINE: i32 = 34;
 const GAP: i32 = 16;
 /// The ends of the axis. What is beyond is drawn at its end.
 const LEAST: f64 = 0.25;
@@ -92,7 +92,7 @@ pub(crate) fn svg(report: &Report) -> Result<String, Box<dyn Error>> {
             let colour: &'static RGBColor = if ratio < 1.0 { &BETTER } else { &BEST };
             area.draw(&Circle::new((place(ratio), y), 5, colour.filled()))?;
             let caption = format!("{name} {}×", number(ratio));
-            area.draw_text(&caption, &text(13, colour, HPos::Left), (place(ratio) + 8, y - 8))?;
+            area.draw_text(&caption, &text(13, colour, HPos::Left), (place(ratio) + 8, y - 11))?;
             area.draw_text(&own, &text(13, &OURS, HPos::Left), (RIGHT + GAP / 2, y))?;
         }
         let legend = "Line at 1: ours, its figure at the right. Dark dot: the best peer (red where it is better than ours). \
@@ -113,7 +113,7 @@ fn place(ratio: f64) -> i32 {
 
 /// Short enough for the place left of the axis.
 fn label(line: &Line) -> String {
-    const LONGEST: usize = 58;
+    const LONGEST: usize = 60;
     let what = &line.row.what;
     let short: String = what.chars().take(LONGEST).collect();
     let more = if short.len() < what.len() { "…" } else { "" };
