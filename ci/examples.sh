@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# The examples and benchmarks build.
+# The examples build. (The benchmarks are run by bench.sh.)
 set -euo pipefail
 cd "$(dirname "$0")/.."
-cargo build --release --examples --benches --locked
+cargo build --release --examples --locked
