@@ -5,7 +5,7 @@ use std::num::NonZero;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use cf_benches::{Failure, Goal, Kind, Outcome, Setting, Spin, Workload, spin};
+use cf_benches::{Goal, Kind, Outcome, Setting, Spin, Workload, spin};
 use paralight::prelude::{
     CpuPinningPolicy, GenericThreadPool, RangeStrategy, ThreadCount, ThreadPoolBuilder,
 };
