@@ -1,5 +1,7 @@
 //! Wakes against polls, on the real pool: a wake is never lost, and no two polls happen at once.
 
+#![allow(clippy::unwrap_used, reason = "tests")]
+
 use std::task::Waker;
 
 use super::*;

@@ -1,6 +1,8 @@
 //! Time limits that are up at once, on the real [`Timer`]: in a model no time passes, so a limit lies in the past or never
 //! comes.
 
+#![allow(clippy::unwrap_used, reason = "tests")]
+
 use std::time::Duration;
 
 use super::*;
