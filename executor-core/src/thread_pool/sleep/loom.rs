@@ -278,7 +278,7 @@ fn publish_against_a_worker_that_blocks() {
 /// A worker that was blocked goes on beside its spare, while one more task comes: one of the two is too many, but not both.
 #[test]
 fn publish_against_a_worker_that_goes_on() {
-    model(2, || {
+    model(1, || {
         let pool = Pool::new(1, 1, false);
         let (second, third) = (Done::default(), Done::default());
         let awaited = second.clone();
