@@ -6,5 +6,7 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 export RUSTFLAGS="${RUSTFLAGS:-} --cfg loom" RUST_BACKTRACE="${RUST_BACKTRACE:-0}"
 target="${CARGO_TARGET_DIR:-target}/loom" # of its own: other builds have other flags
-# A model that fails aborts with its process, so the output is not captured: the last name is the one.
-cargo test --release -p executor-core --lib --test loom_gate --target-dir "$target" --locked -- --nocapture "${1:-}"
+# A model that fails may abort its process, so the output is not captured: the last name is the one. One after the other:
+# each makes and drops thousands of stacks a second, and two at once would wait for the kernel's lock on that.
+cargo test --release -p executor-core --lib --test loom_gate --target-dir "$target" --locked -- \
+    --test-threads=1 --nocapture "${1:-}"

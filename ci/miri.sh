@@ -13,5 +13,5 @@ fi
 # pointers as integers, and leaves its last garbage to the end of the process. Our own values are counted by the tests,
 # and asan.sh looks for leaks.
 flags="-Zmiri-tree-borrows -Zmiri-permissive-provenance -Zmiri-ignore-leaks"
-MIRIFLAGS="$flags -Zmiri-many-seeds=0..${MIRI_SEEDS:-4}" CARGO_TARGET_DIR="${CARGO_TARGET_DIR:-target}/miri" \
+MIRIFLAGS="$flags -Zmiri-many-seeds=0..${MIRI_SEEDS:-2}" CARGO_TARGET_DIR="${CARGO_TARGET_DIR:-target}/miri" \
     cargo +nightly miri test -p executor-core --test miri --locked -- "$@"

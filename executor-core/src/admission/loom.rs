@@ -1,5 +1,7 @@
 //! The places of a bounded queue, on the real [`Capacity`]: nobody who may go on waits for ever.
 
+#![allow(clippy::unwrap_used, reason = "tests")]
+
 use super::*;
 use crate::sync::{Arc, AtomicBool, AtomicUsize, Ordering, model, thread};
 

@@ -27,7 +27,7 @@ pub fn model(preemptions: usize, body: impl Fn() + Send + Sync + 'static) {
     let mut builder = ::loom::model::Builder::new();
     builder.preemption_bound = builder.preemption_bound.or(Some(preemptions));
     builder.max_branches = 100_000;
-    let interleavings = Arc::new(std::sync::atomic::AtomicUsize::new(0));
+    let interleavings = Arc::new(super::system::AtomicUsize::new(0));
     let counted = Arc::clone(&interleavings);
     builder.check(move || {
         counted.fetch_add(1, Ordering::Relaxed);
@@ -364,13 +364,11 @@ pub mod deque {
         }
 
         /// Takes the oldest.
-        #[must_use]
         pub fn steal(&self) -> Steal<T> {
             self.0.steal()
         }
 
         /// Takes the oldest: batches of one.
-        #[must_use]
         pub fn steal_batch_with_limit_and_pop(&self, _: &Worker<T>, _: usize) -> Steal<T> {
             self.0.steal()
         }
@@ -403,7 +401,6 @@ pub mod deque {
         }
 
         /// The other end.
-        #[must_use]
         pub fn stealer(&self) -> Stealer<T> {
             Stealer(Arc::clone(&self.list))
         }
@@ -438,7 +435,6 @@ pub mod deque {
 
     impl<T> Stealer<T> {
         /// Takes the oldest.
-        #[must_use]
         pub fn steal(&self) -> Steal<T> {
             self.0.steal()
         }

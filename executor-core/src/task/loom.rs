@@ -3,10 +3,10 @@
 //! Every access to the slot is watched ([`Access`](crate::sync::Access)): two at once fail a model by themselves. So does
 //! a thread that is never woken. Drops are counted outside the model.
 
-use std::sync::Mutex as Recorded;
+#![allow(clippy::unwrap_used, reason = "tests")]
 
 use super::*;
-use crate::sync::{AtomicUsize, Parker, model, thread};
+use crate::sync::{AtomicUsize, Parker, model, system, thread};
 
 /// Something that must be dropped once: held by closures, values and details.
 type Token = Arc<&'static str>;
@@ -26,7 +26,7 @@ fn labelled(token: &Token, timeout: Option<Duration>) -> Details {
 struct Scene {
     token: Token,
     cell: Arc<str>,
-    ran: Arc<std::sync::atomic::AtomicU32>,
+    ran: Arc<system::AtomicU32>,
 }
 
 impl Scene {
@@ -34,7 +34,7 @@ impl Scene {
         let token: Token = Arc::new("task");
         let details = labelled(&token, timeout);
         let cell = details.label.clone().unwrap();
-        let ran = Arc::new(std::sync::atomic::AtomicU32::new(0));
+        let ran = Arc::new(system::AtomicU32::new(0));
         let (value, runs) = (Arc::clone(&token), Arc::clone(&ran));
         let (task, handle) = new(PoolId::NONE, Some(details), move || {
             runs.fetch_add(1, Ordering::Relaxed);
@@ -159,7 +159,7 @@ fn end_against_add_callback() {
         let (scene, task, handle) = Scene::new(None);
         let handle = Arc::new(handle);
         let called = Arc::new((AtomicUsize::new(0), AtomicUsize::new(0)));
-        let order = Arc::new(Recorded::new(Vec::new()));
+        let order = Arc::new(system::Mutex::new(Vec::new()));
         let runner = thread::Builder::new().spawn(move || task.start().map(run)).unwrap();
         let waiter = {
             let handle = Arc::clone(&handle);
@@ -176,7 +176,7 @@ fn end_against_add_callback() {
                 assert!(outcome.is_ok());
                 let cell = if number == 1 { &called.0 } else { &called.1 };
                 cell.store(1, Ordering::Relaxed);
-                order.lock().unwrap().push(number);
+                order.lock().push(number);
             };
             handle.add_callback(callback).is_ok()
         };
@@ -187,7 +187,7 @@ fn end_against_add_callback() {
         assert_eq!(called.0.load(Ordering::Relaxed), usize::from(first));
         assert_eq!(called.1.load(Ordering::Relaxed), usize::from(second));
         let expected: Vec<usize> = [first.then_some(1), second.then_some(2)].into_iter().flatten().collect();
-        assert_eq!(*order.lock().unwrap(), expected);
+        assert_eq!(*order.lock(), expected);
         runner.join().unwrap();
         waiter.join().unwrap();
         assert_eq!(Arc::strong_count(&order), 1, "the callbacks are gone");

@@ -4,7 +4,9 @@
 //! `sync/loom.rs`. So much code allows few preemptions in reasonable time: the protocols it is made of have models of
 //! their own with more.
 
-use crate::sync::{AtomicUsize, Ordering, model, thread};
+#![allow(clippy::unwrap_used, reason = "tests")]
+
+use crate::sync::{Arc, AtomicUsize, Ordering, model, thread};
 use crate::{TaskError, ThreadPoolExecutor};
 
 fn pool(workers: usize) -> ThreadPoolExecutor {
@@ -16,8 +18,8 @@ fn submit_against_shutdown() {
     model(3, || {
         let pool = pool(1);
         let there = pool.clone();
-        let ran = std::sync::Arc::new(AtomicUsize::new(0));
-        let runs = std::sync::Arc::clone(&ran);
+        let ran = Arc::new(AtomicUsize::new(0));
+        let runs = Arc::clone(&ran);
         let submitter = thread::Builder::new()
             .spawn(move || {
                 there.submit(

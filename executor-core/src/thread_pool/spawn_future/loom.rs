@@ -1,5 +1,7 @@
 //! Wakes against polls, on the real pool: a wake is never lost, and no two polls happen at once.
 
+#![allow(clippy::unwrap_used, reason = "tests")]
+
 use std::task::Waker;
 
 use super::*;
@@ -40,7 +42,7 @@ impl Future for Waiting {
 
 #[test]
 fn wake_against_poll() {
-    model(2, || {
+    model(1, || {
         let pool = ThreadPoolExecutor::builder().max_workers(1).build().unwrap();
         let event = Arc::new(Event::default());
         let future = pool.spawn_future(Waiting { event: Arc::clone(&event), polled: Access::new() });
@@ -74,7 +76,7 @@ fn wake_against_wake_against_poll() {
 /// A wake that comes when the pool has ended: the future ends in an error, and is dropped.
 #[test]
 fn wake_against_shutdown() {
-    model(2, || {
+    model(1, || {
         let pool = ThreadPoolExecutor::builder().max_workers(1).build().unwrap();
         let event = Arc::new(Event::default());
         let future = pool.spawn_future(Waiting { event: Arc::clone(&event), polled: Access::new() });
