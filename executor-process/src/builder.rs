@@ -187,7 +187,9 @@ impl ProcessPoolBuilder {
         self
     }
 
-    /// Limits what each worker may map, in bytes: beyond it allocations fail, which ends the worker. Default: no limit.
+    /// Limits what each worker may map, in bytes. Beyond it allocations fail: a task that asks in a way that can fail
+    /// (`try_reserve`) is told, any other dies and ends in [`TaskError::LimitExceeded`] (in `WorkerDied` where its standard
+    /// error is [`WorkerStdio::Direct`], since its last words tell). Default: no limit.
     ///
     /// ```
     /// # use executor_process::ProcessPoolExecutor;
@@ -254,7 +256,10 @@ impl ProcessPoolBuilder {
         self
     }
 
-    /// Where the workers' standard error goes. Default: where that of this process goes.
+    /// Where the workers' standard error goes. Default: where that of this process goes, by way of the pool, which keeps
+    /// the last lines of each worker for [`WorkerDeath::stderr`](executor_core::DeathDetails::stderr). What a task has
+    /// printed is out before its result is known. Programs that look whether they print to a terminal see a pipe; with
+    /// [`WorkerStdio::Direct`] they see what this process has, and nothing is kept.
     ///
     /// ```
     /// # use executor_process::{ProcessPoolExecutor, WorkerStdio};
@@ -315,8 +320,9 @@ impl ProcessPoolBuilder {
             zygote: self.zygote,
             setup: encoded_setup,
             cpu_time_limit: setup.cpu_time_limit.map(Duration::from_secs),
+            memory_limit: setup.memory_limit,
         };
-        // Two descriptors a worker; where the limit cannot be raised, starting workers will say so.
+        // Three descriptors a worker; where the limit cannot be raised, starting workers will say so.
         let _ = limits::raise_open_files();
         let zygote = Zygote::start(&settings.zygote).map_err(BuildError::startup)?;
         let doorbell = Doorbell::new().map_err(|error| BuildError::system("make an eventfd", error))?;

@@ -4,6 +4,7 @@
 //! its items, which may be split, taken back and handed out again; each item is answered exactly once.
 
 use std::cell::{Cell, RefCell};
+use std::collections::BTreeMap;
 use std::ops::Range;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
@@ -250,7 +251,8 @@ pub(crate) struct Job {
     pub(crate) order: u64,
     answered: Cell<usize>,
     run_time: Cell<Duration>,
-    attempts: Cell<u32>,
+    /// How often a worker died at an item, for those at which one did.
+    deaths: RefCell<BTreeMap<usize, u32>>,
     /// How often a worker died with this job next in its way.
     falls: Cell<u32>,
     stage: Cell<Stage>,
@@ -272,7 +274,7 @@ impl Job {
             order,
             answered: Cell::new(0),
             run_time: Cell::new(Duration::ZERO),
-            attempts: Cell::new(0),
+            deaths: RefCell::default(),
             falls: Cell::new(0),
             stage: Cell::new(Stage::Queued),
             is_in_queue: Cell::new(true),
@@ -341,11 +343,12 @@ impl Job {
         first
     }
 
-    /// Counts a failed attempt; says whether there may be another.
-    pub(crate) fn may_retry(&self) -> bool {
-        let attempts = self.attempts.get();
-        self.attempts.set(attempts + 1);
-        attempts < self.submission.retries
+    /// Counts a worker that died at this item: how many have by now.
+    pub(crate) fn count_death(&self, item: usize) -> u32 {
+        let mut deaths = self.deaths.borrow_mut();
+        let count = deaths.entry(item).or_default();
+        *count += 1;
+        *count
     }
 
     /// Counts a worker that died before it had begun this job, which was next; says whether that may be chance.

@@ -34,6 +34,8 @@ pub(crate) struct Settings {
     pub(crate) setup: Vec<u8>,
     /// What that says of processor time, rounded up to seconds.
     pub(crate) cpu_time_limit: Option<Duration>,
+    /// What it says of memory.
+    pub(crate) memory_limit: Option<u64>,
 }
 
 #[derive(Debug)]

@@ -329,7 +329,7 @@ fn is_same_file(left: &Path, right: &Path) -> bool {
 
 fn stdio(kind: WorkerStdio) -> Stdio {
     match kind {
-        WorkerStdio::Inherit => Stdio::inherit(),
+        WorkerStdio::Inherit | WorkerStdio::Direct => Stdio::inherit(),
         WorkerStdio::Null => Stdio::null(),
     }
 }

@@ -68,10 +68,16 @@ pub enum StartMethod {
 #[non_exhaustive]
 pub enum WorkerStdio {
     /// Where that of the parent goes.
+    ///
+    /// Standard error goes there by way of the parent, which keeps the last lines for
+    /// [`WorkerDeath::stderr`](executor_core::DeathDetails::stderr): the worker writes into a pipe, so a terminal is none
+    /// for it.
     #[default]
     Inherit,
-    /// Nowhere.
+    /// Nowhere. The last lines of standard error are kept all the same.
     Null,
+    /// To the parent's own descriptor: a terminal stays a terminal. Nothing is kept.
+    Direct,
 }
 
 /// What a fork server, and with it every worker, starts with.
@@ -114,16 +120,18 @@ impl Zygote {
         }
     }
 
-    /// Asks for a worker with this end of a socket pair and this shared page; both may be closed afterwards. Never
-    /// blocks: on `WouldBlock` ask again when [`control`](Self::control) is writable, or after the next notice.
+    /// Asks for a worker with this end of a socket pair, this shared page, and this end of a pipe as its standard error,
+    /// or else the fork server's; all may be closed afterwards. Never blocks: on `WouldBlock` ask again when [`control`](Self::control) is writable, or after the next notice.
     pub(crate) fn request_worker(
         &self,
         worker: u64,
         socket: BorrowedFd<'_>,
         page: BorrowedFd<'_>,
+        stderr: Option<BorrowedFd<'_>>,
     ) -> io::Result<()> {
-        let request = Request::Fork { worker }.encode();
-        let sent = socket::send_packet(self.control.as_fd(), &request, &[socket, page], Blocking::Never);
+        let request = Request::Fork { worker, has_stderr: stderr.is_some() }.encode();
+        let fds: Vec<BorrowedFd<'_>> = [socket, page].into_iter().chain(stderr).collect();
+        let sent = socket::send_packet(self.control.as_fd(), &request, &fds, Blocking::Never);
         sent.map_err(|error| match error.raw_os_error() {
             // As much a matter of time as a full socket: the fork server takes them out.
             Some(socket::TOO_MANY_IN_FLIGHT) => io::ErrorKind::WouldBlock.into(),
@@ -394,7 +402,7 @@ fn serve_forked(control: OwnedFd, application: u32, config: &ZygoteConfig) -> ! 
     let outcome = catch_unwind(move || {
         for (stream, kind) in [(Standard::Output, config.stdout), (Standard::Error, config.stderr)] {
             match kind {
-                WorkerStdio::Inherit => stream.repair()?,
+                WorkerStdio::Inherit | WorkerStdio::Direct => stream.repair()?,
                 WorkerStdio::Null => stream.set_null()?,
             }
         }

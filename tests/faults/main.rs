@@ -27,4 +27,5 @@ mod retries;
 mod scene;
 mod server;
 mod setup;
+mod stderr;
 mod storms;

@@ -3,12 +3,19 @@
 //! A worker's end is known by its pidfd and told by the fork server with its cause. First the socket is read to its end;
 //! what was answered is done. Then the [`gate`](crate::gate) tells what it had begun: that has failed, or is tried again
 //! if asked for. The rest has not begun and goes back to its place in the queue.
+//!
+//! # What it died of
+//!
+//! The fork server tells exit code or signal, the worker's pipe its last words. Two causes are read from these: SIGKILL
+//! together with a new kill counted by the kernel is want of memory; an abort after a runtime has said that memory was
+//! refused, in a worker whose memory is limited, is that limit.
 
 use std::os::fd::AsFd;
 use std::time::Duration;
 
 use executor_core::{Limit, TaskError, WorkerDeath};
 
+use super::stderr::LastWords;
 use super::{Dispatcher, Ending};
 use crate::job::Part;
 use crate::sys::process;
@@ -119,6 +126,13 @@ impl Dispatcher {
         self.requested.remove(&number);
         self.unsent.remove(&number);
         self.free_indices.insert(worker.index);
+        let last_words = self.stderr.close(number);
+        let cause = cause.map(|cause| {
+            let is_killed =
+                matches!(cause.exit, Exit::Signal { number, .. } if number == process::KILL_SIGNAL);
+            let out_of_memory = is_killed && worker.verdict.is_none() && self.memory_kills.take();
+            Cause { out_of_memory, ..cause }
+        });
         let run_time = worker.busy_since.map_or(Duration::ZERO, |since| since.elapsed());
         let remains = worker.take_remains();
         let has_begun = !remains.victims.is_empty();
@@ -126,8 +140,14 @@ impl Dispatcher {
             if victim.job.start() {
                 self.shared.counters.started();
             }
-            let error = verdict.unwrap_or_else(|| self.death_of(&worker, &victim, cause, run_time));
-            let may_retry = matches!(self.ending, None | Some(Ending::Finish)) && victim.job.may_retry();
+            let attempt = victim.job.count_death(victim.items.start);
+            let error = verdict.unwrap_or_else(|| {
+                let mut death = death_of(&worker, &victim, cause, run_time, &last_words);
+                death.attempt = attempt;
+                self.error_of(death, &last_words)
+            });
+            let may_retry = matches!(self.ending, None | Some(Ending::Finish))
+                && attempt <= victim.job.submission.retries;
             if matches!(error, TaskError::WorkerDied(_)) && may_retry {
                 self.enqueue(victim);
             } else {
@@ -141,7 +161,8 @@ impl Dispatcher {
             if first.job.may_fall_again() {
                 unbegun.insert(0, first);
             } else {
-                let error = self.death_of(&worker, &first, cause, run_time);
+                let error = death_of(&worker, &first, cause, run_time, &last_words);
+                let error = self.error_of(error, &last_words);
                 self.fail(&first.job, error);
             }
         }
@@ -152,36 +173,50 @@ impl Dispatcher {
         }
     }
 
-    pub(super) fn death_of(
-        &self,
-        worker: &Worker,
-        victim: &Part,
-        cause: Option<Cause>,
-        run_time: Duration,
-    ) -> TaskError {
-        let mut death = WorkerDeath::new(worker.pid(), run_time);
-        death.label = victim.job.label().map(str::to_owned);
-        if let Some(cause) = cause {
-            death.pid = cause.pid;
-            death.cpu_time = cause.cpu_time;
-            death.peak_memory = cause.peak_memory;
-            match cause.exit {
-                Exit::Code(code) => death.exit_code = Some(code),
-                Exit::Signal { number, core } => {
-                    death.signal = Some(number);
-                    death.core_dumped = core;
-                }
-            }
-        }
-        if let Some(limit) = self.shared.settings.cpu_time_limit
+    /// What a death is told as: the limit that caused it, if one did.
+    fn error_of(&self, death: WorkerDeath, last_words: &LastWords) -> TaskError {
+        let settings = &self.shared.settings;
+        if let Some(limit) = settings.cpu_time_limit
             && death.signal.is_some()
             && (death.signal == Some(process::CPU_LIMIT_SIGNAL) || death.cpu_time >= limit)
         {
             // By the first signal or, a second later, by the one that cannot be ignored.
-            return TaskError::LimitExceeded(Limit::CpuTime);
+            return TaskError::LimitExceeded(Limit::CpuTime(limit));
+        }
+        if let Some(limit) = settings.memory_limit
+            && death.signal == Some(process::ABORT_SIGNAL)
+            && last_words.lacked_memory
+        {
+            return TaskError::LimitExceeded(Limit::Memory(limit));
         }
         TaskError::WorkerDied(death)
     }
+}
+
+fn death_of(
+    worker: &Worker,
+    victim: &Part,
+    cause: Option<Cause>,
+    run_time: Duration,
+    last_words: &LastWords,
+) -> WorkerDeath {
+    let mut death = WorkerDeath::new(worker.pid(), run_time);
+    death.label = victim.job.label().map(str::to_owned);
+    last_words.text.clone_into(&mut death.stderr);
+    if let Some(cause) = cause {
+        death.pid = cause.pid;
+        death.cpu_time = cause.cpu_time;
+        death.peak_memory = cause.peak_memory;
+        death.out_of_memory = cause.out_of_memory;
+        match cause.exit {
+            Exit::Code(code) => death.exit_code = Some(code),
+            Exit::Signal { number, core } => {
+                death.signal = Some(number);
+                death.core_dumped = core;
+            }
+        }
+    }
+    death
 }
 
 /// What the fork server says of a worker's end.
@@ -191,4 +226,6 @@ pub(super) struct Cause {
     pub(super) exit: Exit,
     pub(super) cpu_time: Duration,
     pub(super) peak_memory: u64,
+    /// Found out here.
+    pub(super) out_of_memory: bool,
 }

@@ -19,11 +19,13 @@
 //! | [`starts`] | starting workers, what the fork server says |
 //! | [`deaths`] | taking tasks back, killing, settling what dead workers leave |
 //! | [`time`] | time limits |
+//! | [`stderr`] | what workers print to standard error |
 
 mod assign;
 mod deaths;
 mod replies;
 mod starts;
+mod stderr;
 mod time;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -35,10 +37,12 @@ use std::time::{Duration, Instant};
 use executor_core::admission::Refusal;
 use executor_core::{TaskError, host, panic_report};
 
+use self::stderr::Stderr;
 use self::time::{GRACE, Timer};
 use crate::job::{Job, Part};
 use crate::shared::{Command, Mail, Means, Shared};
 use crate::sync::{Arc, Ordering};
+use crate::sys::oom::MemoryKills;
 use crate::sys::poll::{Epoll, Event, EventBuffer, Interest};
 use crate::sys::process;
 use crate::worker::Worker;
@@ -46,6 +50,8 @@ use crate::zygote::Zygote;
 
 const DOORBELL: u64 = 0;
 const CONTROL: u64 = 1;
+/// No worker's: there are not so many.
+const STDERR: u64 = u64::MAX;
 
 /// The descriptors of the worker with this number in the poll: its socket, and its pidfd.
 const fn tokens(worker: u64) -> [u64; 2] {
@@ -57,6 +63,8 @@ pub(crate) struct Dispatcher {
     epoll: Epoll,
     zygote: Option<Zygote>,
     workers: BTreeMap<u64, Worker>,
+    stderr: Stderr,
+    memory_kills: MemoryKills,
     /// Higher priority first, then first come first served: parts that come back take their old place.
     queue: BTreeMap<(i64, u64, usize), Part>,
     /// Workers with nothing to do, the one that was busy last on top.
@@ -103,11 +111,15 @@ impl Dispatcher {
         let epoll = Epoll::new()?;
         epoll.add(shared.doorbell.as_fd(), Interest::Read, DOORBELL)?;
         epoll.add(zygote.control(), Interest::Read, CONTROL)?;
+        let stderr = Stderr::new(shared.settings.zygote.stderr)?;
+        epoll.add(stderr.fd(), Interest::Read, STDERR)?;
         Ok(Self {
             shared,
             epoll,
             zygote: Some(zygote),
             workers: BTreeMap::new(),
+            stderr,
+            memory_kills: MemoryKills::watch(),
             queue: BTreeMap::new(),
             idle: Vec::new(),
             unsent: BTreeSet::new(),
@@ -140,6 +152,7 @@ impl Dispatcher {
         }
         self.workers.clear();
         self.idle.clear();
+        panic_report::swallow(|| self.stderr.end());
         self.publish_numbers();
         panic_report::swallow(|| drop(self));
         shared.abandon();
@@ -164,6 +177,10 @@ impl Dispatcher {
                 Ok(ready) => ready.collect(),
                 Err(error) => return self.break_down(format!("could not wait for events: {error}").into()),
             };
+            // First of all: what a task has printed is out before its answer is known.
+            if ready.iter().any(|event| event.token == STDERR) {
+                self.copy_stderr();
+            }
             for event in ready {
                 self.handle_event(event);
             }
@@ -181,6 +198,7 @@ impl Dispatcher {
         match event.token {
             DOORBELL => self.shared.doorbell.clear(),
             CONTROL => self.hear_fork_server(),
+            STDERR => {}
             token => {
                 let worker = token / 2 - 1;
                 if token == tokens(worker)[0] {
@@ -194,6 +212,20 @@ impl Dispatcher {
                     self.see_death(worker);
                 }
             }
+        }
+    }
+
+    fn copy_stderr(&mut self) {
+        if !self.stderr.copy() {
+            // It takes nothing: so nothing is read for it.
+            let _ = self.epoll.remove(self.stderr.fd());
+            self.timers.insert((Instant::now() + stderr::PAUSE, Timer::Stderr));
+        }
+    }
+
+    pub(super) fn try_stderr_again(&mut self) {
+        if !self.stderr.flush() || self.epoll.add(self.stderr.fd(), Interest::Read, STDERR).is_err() {
+            self.timers.insert((Instant::now() + stderr::PAUSE, Timer::Stderr));
         }
     }
 

@@ -60,7 +60,17 @@ impl Dispatcher {
         let (page, page_file) = SharedPage::create()?;
         let spare = self.shared.doorbell.as_fd().try_clone_to_owned()?;
         self.epoll.add(ours.as_fd(), Interest::Read, tokens(number)[0])?;
-        zygote.request_worker(number, theirs.as_fd(), page_file.as_fd())?;
+        let stderr = self.stderr.open(number)?;
+        let requested = zygote.request_worker(
+            number,
+            theirs.as_fd(),
+            page_file.as_fd(),
+            stderr.as_ref().map(AsFd::as_fd),
+        );
+        if let Err(error) = requested {
+            self.stderr.close(number);
+            return Err(error);
+        }
         self.next_worker += 1;
         let index = self.free_indices.pop_first().unwrap_or_else(|| {
             self.next_index += 1;
@@ -119,7 +129,7 @@ impl Dispatcher {
             }
             Notice::Ended { worker, pid, exit, cpu_time, peak_memory } => {
                 self.see_death(worker);
-                self.settle(worker, Some(Cause { pid, exit, cpu_time, peak_memory }));
+                self.settle(worker, Some(Cause { pid, exit, cpu_time, peak_memory, out_of_memory: false }));
             }
         }
     }

@@ -25,6 +25,8 @@ pub(super) enum Timer {
     Grace { worker: u64 },
     /// Workers may be started again.
     Start,
+    /// Time to see whether standard error takes something again.
+    Stderr,
 }
 
 impl Dispatcher {
@@ -80,6 +82,7 @@ impl Dispatcher {
             }
             Timer::Grace { worker } => self.kill(worker),
             Timer::Start => self.start_after = None,
+            Timer::Stderr => self.try_stderr_again(),
         }
     }
 

@@ -98,6 +98,10 @@ pub(crate) unsafe fn fork() -> io::Result<Option<u32>> {
 
 /// The signal of a process that is over its limit of processor time.
 pub(crate) const CPU_LIMIT_SIGNAL: i32 = libc::SIGXCPU;
+/// The signal nobody can refuse, which the kernel sends too.
+pub(crate) const KILL_SIGNAL: i32 = libc::SIGKILL;
+/// The signal of a process that gave up.
+pub(crate) const ABORT_SIGNAL: i32 = libc::SIGABRT;
 
 /// Ends the process at once: no destructor, no exit handler, no flushing.
 pub(crate) fn exit_now(code: i32) -> ! {

@@ -3,7 +3,7 @@
 //! | from | message | with descriptors | when |
 //! |---|---|---|---|
 //! | parent | `Setup` | | first, once, before the fork server exists |
-//! | parent | `Fork` | the worker's socket, its page | any time |
+//! | parent | `Fork` | the worker's socket, its page, perhaps its stderr | any time |
 //! | server | `Hello` | | first, once, when it is ready to fork |
 //! | server | `Forked` | a pidfd | once for each `Fork`, or else |
 //! | server | `ForkFailed` | | |
@@ -28,11 +28,11 @@ pub(super) type Bytes = [u8; BYTES];
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Request {
     /// `open_files`: the soft limit of open files that tasks are to see.
-    Setup {
-        open_files: Option<u64>,
-    },
+    Setup { open_files: Option<u64> },
     Fork {
         worker: u64,
+        /// Whether an end of a pipe comes along, to be its standard error.
+        has_stderr: bool,
     },
 }
 
@@ -61,7 +61,7 @@ impl Request {
         match self {
             // The largest number is no limit at all, and so says the same as none.
             Self::Setup { open_files } => to_bytes(&[SETUP, VERSION, open_files.unwrap_or(u64::MAX)]),
-            Self::Fork { worker } => to_bytes(&[FORK, worker]),
+            Self::Fork { worker, has_stderr } => to_bytes(&[FORK, worker, has_stderr.into()]),
         }
     }
 
@@ -70,7 +70,9 @@ impl Request {
             [SETUP, VERSION, open_files, ..] => {
                 Some(Self::Setup { open_files: (open_files != u64::MAX).then_some(open_files) })
             }
-            [FORK, worker, ..] => Some(Self::Fork { worker }),
+            [FORK, worker, has_stderr @ 0..=1, ..] => {
+                Some(Self::Fork { worker, has_stderr: has_stderr == 1 })
+            }
             _ => None,
         }
     }
@@ -156,7 +158,8 @@ mod tests {
         for request in [
             Request::Setup { open_files: None },
             Request::Setup { open_files: Some(1024) },
-            Request::Fork { worker: u64::MAX },
+            Request::Fork { worker: u64::MAX, has_stderr: false },
+            Request::Fork { worker: 1, has_stderr: true },
         ] {
             assert_eq!(Request::decode(&request.encode()), Some(request));
             assert_eq!(Report::decode(&request.encode()), None);

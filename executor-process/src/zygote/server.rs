@@ -135,6 +135,8 @@ struct Job {
     worker: u64,
     socket: OwnedFd,
     page: OwnedFd,
+    /// What its standard error becomes, if not the fork server's.
+    stderr: Option<OwnedFd>,
 }
 
 impl Server {
@@ -182,15 +184,23 @@ impl Server {
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Turn::Next,
             Err(_) => return Turn::End,
         };
-        let Some(Request::Fork { worker }) = Request::decode(&buffer[..packet.length]) else {
+        let Some(Request::Fork { worker, has_stderr }) = Request::decode(&buffer[..packet.length]) else {
             return Turn::End;
         };
+        let stderr = if has_stderr && packet.fds.len() == 3 { packet.fds.pop() } else { None };
         let (Some(page), Some(socket)) = (packet.fds.pop(), packet.fds.pop()) else {
-            // This process may not have so many descriptors.
-            self.report(Report::ForkFailed { worker, errno: process::TOO_MANY_FILES }, None);
-            return Turn::Next;
+            return self.refuse_for_want_of_descriptors(worker);
         };
-        self.fork(Job { worker, socket, page })
+        if stderr.is_some() != has_stderr {
+            return self.refuse_for_want_of_descriptors(worker);
+        }
+        self.fork(Job { worker, socket, page, stderr })
+    }
+
+    /// This process may not have so many.
+    fn refuse_for_want_of_descriptors(&mut self, worker: u64) -> Turn {
+        self.report(Report::ForkFailed { worker, errno: process::TOO_MANY_FILES }, None);
+        Turn::Next
     }
 
     /// S1. What is left of `job` in the fork server is closed on return, so no later worker has it.
@@ -322,6 +332,11 @@ fn become_worker(job: Job, server: u32) -> ! {
     process::set_name(&format!("cf-worker-{}", job.worker));
     let Ok(page) = SharedPage::open(job.page.as_fd()) else { process::exit_now(WORKER_SETUP_FAILED) };
     drop(job.page);
+    if let Some(stderr) = job.stderr
+        && Standard::Error.set(&stderr).is_err()
+    {
+        process::exit_now(WORKER_SETUP_FAILED);
+    }
     #[cfg(test)]
     let (socket, page) = super::tests::run_if_asked(job.socket, page);
     #[cfg(not(test))]
