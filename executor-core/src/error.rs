@@ -409,7 +409,7 @@ impl fmt::Display for WorkerDeath {
         }
         write!(f, ", after {:?}", self.run_time)?;
         if self.attempt > 1 {
-            write!(f, ", at attempt {}", self.attempt)?;
+            write!(f, ", at attempt {}: it has ended as many workers and is given up", self.attempt)?;
         }
         match self.stderr.lines().rev().find(|line| !line.trim().is_empty()) {
             Some(last) => write!(f, "; the last line of its stderr: {}", Shortened(last.trim())),

@@ -331,7 +331,8 @@ impl<'a, E> Options<'a, E> {
     }
 
     /// The longest a run may last, counted from its start: then it ends in [`TimedOut`](crate::TaskError::TimedOut). In a worker process
-    /// the run is killed; on a thread its cancel token is set.
+    /// the run is ended, by a signal first and then without mercy, and the future ends with it; on a thread its cancel token
+    /// is set.
     ///
     /// ```
     /// use executor_core::{TaskError, ThreadPoolExecutor, current_task};
@@ -364,7 +365,10 @@ impl<'a, E> Options<'a, E> {
         self
     }
 
-    /// How often a task is tried again after its worker process died. Threads do not die, so there it changes nothing.
+    /// How often a task is tried again after its worker process died: after a pause of some 15 ms, and of about twice as
+    /// long each further time, up to 10 s. A task that has ended one worker more than that is given up, and its
+    /// [`WorkerDeath`](crate::WorkerDeath) tells how many attempts there were. A panic, an error or a time-out is an
+    /// outcome and not tried again; nor is anything after `shutdown_now`. Threads do not die, so there it changes nothing.
     ///
     /// ```
     /// # let pool = executor_core::ThreadPoolExecutor::new(1)?;

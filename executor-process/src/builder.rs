@@ -39,6 +39,7 @@ pub struct ProcessPoolBuilder {
     queue_capacity: Option<usize>,
     keep_alive: Option<Duration>,
     max_tasks_per_worker: Option<u64>,
+    termination_grace: Duration,
     message_limit: u64,
     initializer: Option<Result<(u64, u64), TaskError>>,
     memory_limit: Option<u64>,
@@ -49,6 +50,9 @@ pub struct ProcessPoolBuilder {
 
 /// The largest argument or result, in bytes, unless `message_limit` says otherwise: 1 GiB.
 const MESSAGE_LIMIT: u64 = 1 << 30;
+
+/// Between SIGTERM and SIGKILL unless `termination_grace` says otherwise.
+const TERMINATION_GRACE: Duration = Duration::from_secs(2);
 
 /// The most workers: twice as many processes as Linux allows by default.
 const MOST_WORKERS: usize = 65_536;
@@ -61,6 +65,7 @@ impl ProcessPoolBuilder {
             queue_capacity: None,
             keep_alive: None,
             max_tasks_per_worker: None,
+            termination_grace: TERMINATION_GRACE,
             message_limit: MESSAGE_LIMIT,
             initializer: None,
             memory_limit: None,
@@ -133,6 +138,26 @@ impl ProcessPoolBuilder {
     /// ```
     pub const fn max_tasks_per_worker(mut self, tasks: u64) -> Self {
         self.max_tasks_per_worker = Some(tasks);
+        self
+    }
+
+    /// How long a worker may take to end after SIGTERM, before SIGKILL ends it. Default: 2 seconds.
+    ///
+    /// It applies wherever a running task is ended: at its [`timeout`](executor_core::Options::timeout) and its
+    /// [`deadline`](executor_core::Options::deadline), by [`abort`](executor_core::TaskFuture::abort), and in
+    /// [`terminate_workers`](ProcessPoolExecutor::terminate_workers). SIGTERM goes to the task's own children, too, and
+    /// ends at once whoever does not handle it; the future ends when the worker has. With a grace of zero there is
+    /// only SIGKILL. Whatever a task has started is gone when its worker is.
+    ///
+    /// ```
+    /// # use executor_process::ProcessPoolExecutor;
+    /// # use std::time::Duration;
+    /// let pool = ProcessPoolExecutor::builder().termination_grace(Duration::from_millis(200)).build()?;
+    /// # drop(pool);
+    /// # Ok::<(), executor_core::BuildError>(())
+    /// ```
+    pub const fn termination_grace(mut self, grace: Duration) -> Self {
+        self.termination_grace = grace;
         self
     }
 
@@ -316,6 +341,7 @@ impl ProcessPoolBuilder {
             prefix: prefix.clone(),
             keep_alive: self.keep_alive,
             max_tasks_per_worker: self.max_tasks_per_worker,
+            termination_grace: self.termination_grace,
             message_limit: self.message_limit,
             zygote: self.zygote,
             setup: encoded_setup,

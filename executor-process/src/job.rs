@@ -256,6 +256,8 @@ pub(crate) struct Job {
     /// How often a worker died with this job next in its way.
     falls: Cell<u32>,
     stage: Cell<Stage>,
+    /// Why no part of it is handed out any more: its deadline, or `abort`.
+    doom: RefCell<Option<TaskError>>,
     is_in_queue: Cell<bool>,
 }
 
@@ -277,6 +279,7 @@ impl Job {
             deaths: RefCell::default(),
             falls: Cell::new(0),
             stage: Cell::new(Stage::Queued),
+            doom: RefCell::default(),
             is_in_queue: Cell::new(true),
         })
     }
@@ -341,6 +344,15 @@ impl Job {
             self.stage.set(Stage::Running);
         }
         first
+    }
+
+    /// What has not begun of it ends with this error; the first reason stays.
+    pub(crate) fn condemn(&self, error: &TaskError) {
+        self.doom.borrow_mut().get_or_insert_with(|| error.clone());
+    }
+
+    pub(crate) fn doom(&self) -> Option<TaskError> {
+        self.doom.borrow().clone()
     }
 
     /// Counts a worker that died at this item: how many have by now.

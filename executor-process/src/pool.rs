@@ -271,7 +271,7 @@ impl ProcessPoolExecutor {
     }
 
     /// Shuts the pool down at once: cancels what has not started, sends SIGTERM to every worker, and SIGKILL to those
-    /// still there after two seconds. What was running ends in `WorkerDied`.
+    /// still there after the [`termination_grace`](crate::ProcessPoolBuilder::termination_grace). What was running ends in `WorkerDied`.
     ///
     /// ```
     /// let pool = executor_process::ProcessPoolExecutor::new(1)?;

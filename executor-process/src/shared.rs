@@ -28,6 +28,8 @@ pub(crate) struct Settings {
     pub(crate) prefix: String,
     pub(crate) keep_alive: Option<Duration>,
     pub(crate) max_tasks_per_worker: Option<u64>,
+    /// How long a worker that is told to end may take before it is killed.
+    pub(crate) termination_grace: Duration,
     pub(crate) message_limit: u64,
     pub(crate) zygote: ZygoteConfig,
     /// What every worker is told first: a [`Setup`](crate::wire::Setup), encoded.

@@ -10,12 +10,13 @@
 use std::collections::VecDeque;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
+use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use executor_core::{TaskError, WorkerInfo};
 
 use crate::gate::Gate;
-use crate::job::{EncodedContext, Part};
+use crate::job::{EncodedContext, Job, Part};
 use crate::sync::Ordering;
 use crate::sys::memory::SharedPage;
 use crate::sys::socket;
@@ -268,7 +269,7 @@ impl Worker {
         }
         let leg = self.legs.front_mut().ok_or(Garbage)?;
         let item = leg.part.items.start;
-        let part = Part { job: std::rc::Rc::clone(&leg.part.job), items: item..item + 1 };
+        let part = Part { job: Rc::clone(&leg.part.job), items: item..item + 1 };
         leg.first += 1;
         leg.part.items.start += 1;
         if leg.part.items.is_empty() {
@@ -311,17 +312,20 @@ impl Worker {
         (self.gate().begun() >= first).then_some(first)
     }
 
+    /// Why this task was to be ended, if it was.
+    pub(crate) fn take_verdict(&mut self, task: u64) -> Option<TaskError> {
+        self.verdict.take_if(|(aimed_at, _)| *aimed_at == task).map(|(_, error)| error)
+    }
+
     /// Sorts what a dead worker had into what it had begun and what not. Its connection has been read to the end.
     pub(crate) fn take_remains(&mut self) -> Remains {
         let begun = self.gate().begun();
         let unbegun = self.cut_after(begun);
-        let mut verdict = self.verdict.take();
         let mut victims = Vec::new();
-        for Leg { first, mut part } in self.legs.drain(..) {
+        for Leg { first, mut part } in std::mem::take(&mut self.legs) {
             for number in first.. {
                 let rest = part.split_off(1);
-                let verdict = verdict.take_if(|(aimed_at, _)| *aimed_at == number).map(|(_, error)| error);
-                victims.push((part, verdict));
+                victims.push((part, self.take_verdict(number)));
                 match rest {
                     Some(rest) => part = rest,
                     None => break,
@@ -330,6 +334,11 @@ impl Worker {
         }
         self.load = 0;
         Remains { victims, unbegun }
+    }
+
+    /// Whether it was handed some of this job.
+    pub(crate) fn holds(&self, job: &Rc<Job>) -> bool {
+        self.legs.iter().any(|leg| Rc::ptr_eq(&leg.part.job, job))
     }
 
     pub(crate) fn info(&self) -> WorkerInfo {

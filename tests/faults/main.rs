@@ -14,6 +14,7 @@ mod callbacks;
 mod deaths;
 mod descriptors;
 mod ending;
+mod escalation;
 mod fork;
 mod garbage;
 mod large;

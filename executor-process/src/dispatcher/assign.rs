@@ -31,6 +31,11 @@ const PREFETCH_CANDIDATES: usize = 64;
 /// longer keeps it from idle workers.
 pub(super) const STUCK: Duration = Duration::from_millis(1);
 
+/// Where a job's part from this item on stands in the queue: higher priority first, then first come first served.
+pub(super) fn place(job: &Job, item: usize) -> (i64, u64, usize) {
+    (-i64::from(job.submission.priority), job.order, item)
+}
+
 impl Dispatcher {
     // --- the queue ---
 
@@ -47,8 +52,10 @@ impl Dispatcher {
             }
             Some(Ending::Finish) | None => {}
         }
-        let key = (-i64::from(job.submission.priority), job.order, part.items.start);
-        self.queue.insert(key, part);
+        if let Some(error) = job.doom() {
+            return self.drop_part(&part, &error);
+        }
+        self.queue.insert(place(job, part.items.start), part);
     }
 
     /// Takes back parts that have not begun.

@@ -10,17 +10,32 @@
 //! together with a new kill counted by the kernel is want of memory; an abort after a runtime has said that memory was
 //! refused, in a worker whose memory is limited, is that limit.
 
+use std::hash::{BuildHasher, Hasher, RandomState};
 use std::os::fd::AsFd;
-use std::time::Duration;
+use std::rc::Rc;
+use std::time::{Duration, Instant};
 
 use executor_core::{Limit, TaskError, WorkerDeath};
 
+use super::assign::{STUCK, place};
 use super::stderr::LastWords;
+use super::time::Timer;
 use super::{Dispatcher, Ending};
-use crate::job::Part;
+use crate::job::{Job, Part};
+use crate::shared::Means;
 use crate::sys::process;
 use crate::worker::{Read, Worker};
 use crate::zygote::Exit;
+
+/// After this long a killed process is taken for one the kernel does not let go. Nothing but its task's answer waits for
+/// that, so it is longer than the death of a process with a lot of memory takes.
+const UNKILLABLE: Duration = Duration::from_secs(5);
+
+/// Before the first retry at most; doubled for each further one.
+const FIRST_PAUSE: Duration = Duration::from_millis(20);
+
+/// Before any.
+const LONGEST_PAUSE: Duration = Duration::from_secs(10);
 
 impl Dispatcher {
     // --- taking back ---
@@ -38,18 +53,84 @@ impl Dispatcher {
         }
     }
 
-    /// Kills a worker because of the task it is at: what waits behind it is saved first, and if the worker has gone on
-    /// meanwhile, it lives.
+    /// Ends a worker because of the task it is at: what waits behind it is saved first, and if the worker has gone on
+    /// meanwhile, it lives. SIGTERM, and SIGKILL after the grace: the task is answered when the worker is gone, or when it
+    /// has let the signal pass and answers itself, with this verdict in any case.
     pub(super) fn kill_for(&mut self, number: u64, task: u64, verdict: TaskError) {
         self.revoke(number);
         self.read(number);
         let Some(worker) = self.workers.get_mut(&number) else { return };
-        if worker.at_work_on() != Some(task) {
+        if worker.at_work_on() != Some(task) || worker.verdict.is_some() {
             return;
         }
         worker.verdict = Some((task, verdict));
-        self.kill(number);
+        let means = if worker.process.is_some() { Means::Terminate } else { Means::Kill };
+        self.stop_worker(number, means);
     }
+
+    /// Ends whatever is left of a job with this error. What waits ends at once, what runs is answered when its worker has
+    /// ended: who reads `TimedOut` may rely on it that nothing goes on.
+    pub(super) fn end_parts(&mut self, job: &Rc<Job>, error: &TaskError) {
+        job.condemn(error);
+        let holders: Vec<u64> =
+            self.workers.values().filter(|worker| worker.holds(job)).map(|worker| worker.number).collect();
+        for number in holders {
+            // First taken back: from here on it runs or it does not.
+            self.revoke(number);
+            self.read(number);
+            let at_work = self.workers.get(&number).and_then(|worker| {
+                Rc::ptr_eq(&worker.legs.front()?.part.job, job).then(|| worker.at_work_on())?
+            });
+            if let Some(task) = at_work {
+                self.kill_for(number, task, error.clone());
+            }
+        }
+        let waiting: Vec<_> =
+            self.queue.range(place(job, 0)..=place(job, usize::MAX)).map(|(place, _)| *place).collect();
+        for part in waiting.into_iter().filter_map(|place| self.queue.remove(&place)).collect::<Vec<_>>() {
+            self.drop_part(&part, error);
+        }
+        let delayed: Vec<_> =
+            self.delayed.range((job.order, 0)..=(job.order, usize::MAX)).map(|(item, _)| *item).collect();
+        for (part, _) in delayed.into_iter().filter_map(|item| self.delayed.remove(&item)).collect::<Vec<_>>()
+        {
+            self.drop_part(&part, error);
+        }
+        if self.workers.values().any(|worker| !worker.is_ending && worker.holds(job)) {
+            // Handed over while the last revocation was on its way to the worker: it can be neither taken back nor be said to
+            // run. The answer does not wait for that, but the worker is looked at again.
+            self.fail(job, error.clone());
+            self.deadlines.insert(job.order, Rc::clone(job));
+            self.timers.insert((Instant::now() + STUCK, Timer::Deadline { order: job.order }));
+        }
+    }
+
+    // --- trying again ---
+
+    /// Tries an item again after its worker died of `error`, later: each time later than the last, so that what they
+    /// wait for has time to recover, and not all at the same time.
+    fn delay(&mut self, victim: Part, attempt: u32, error: TaskError) {
+        let longest = FIRST_PAUSE.saturating_mul(2_u32.saturating_pow(attempt - 1)).min(LONGEST_PAUSE);
+        let pause = longest / 2 + (longest / 2).mul_f64(random());
+        let item = (victim.job.order, victim.items.start);
+        self.timers.insert((Instant::now() + pause, Timer::Retry { order: item.0, item: item.1 }));
+        self.delayed.insert(item, (victim, error));
+    }
+
+    pub(super) fn try_again(&mut self, order: u64, item: usize) {
+        if let Some((part, _)) = self.delayed.remove(&(order, item)) {
+            self.enqueue(part);
+        }
+    }
+
+    /// Nothing is tried again any more: what was to be ends with what it died of.
+    pub(super) fn end_retries(&mut self) {
+        for (part, error) in std::mem::take(&mut self.delayed).into_values() {
+            self.answer(&part, Err(error), Duration::ZERO);
+        }
+    }
+
+    // --- killing ---
 
     pub(super) fn kill(&mut self, number: u64) {
         self.idle.retain(|idle| *idle != number);
@@ -58,9 +139,19 @@ impl Dispatcher {
             if let Some(process) = &worker.process {
                 // One that has ended already is as good.
                 let _ = process::kill_by_pidfd(process.pidfd.as_fd());
+                self.timers.insert((Instant::now() + UNKILLABLE, Timer::Unkillable { worker: number }));
             } else {
                 worker.close();
             }
+        }
+    }
+
+    /// The kernel does not let the worker go, since it is stuck there or frozen; or nobody tells how it ended. It will not
+    /// run another instruction of the program's, so it is settled, and the fork server sees to the rest.
+    pub(super) fn give_up(&mut self, number: u64) {
+        if self.workers.contains_key(&number) {
+            self.drain(number);
+            self.settle(number, None);
         }
     }
 
@@ -96,6 +187,7 @@ impl Dispatcher {
             let _ = self.epoll.remove(process.pidfd.as_fd());
         }
         self.idle.retain(|idle| *idle != number);
+        self.timers.insert((Instant::now() + UNKILLABLE, Timer::Unkillable { worker: number }));
         self.drain(number);
         if self.workers.get(&number).is_some_and(|worker| worker.is_orphan) {
             self.settle(number, None);
@@ -148,8 +240,8 @@ impl Dispatcher {
             });
             let may_retry = matches!(self.ending, None | Some(Ending::Finish))
                 && attempt <= victim.job.submission.retries;
-            if matches!(error, TaskError::WorkerDied(_)) && may_retry {
-                self.enqueue(victim);
+            if matches!(error, TaskError::WorkerDied(_)) && may_retry && victim.job.doom().is_none() {
+                self.delay(victim, attempt, error);
             } else {
                 self.answer(&victim, Err(error), run_time);
             }
@@ -191,6 +283,12 @@ impl Dispatcher {
         }
         TaskError::WorkerDied(death)
     }
+}
+
+/// A number from 0 to 1, for what need not be secret.
+fn random() -> f64 {
+    let number = RandomState::new().build_hasher().finish();
+    f64::from((number >> 32) as u32) / f64::from(u32::MAX)
 }
 
 fn death_of(

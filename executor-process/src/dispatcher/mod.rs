@@ -38,7 +38,7 @@ use executor_core::admission::Refusal;
 use executor_core::{TaskError, host, panic_report};
 
 use self::stderr::Stderr;
-use self::time::{GRACE, Timer};
+use self::time::Timer;
 use crate::job::{Job, Part};
 use crate::shared::{Command, Mail, Means, Shared};
 use crate::sync::{Arc, Ordering};
@@ -67,6 +67,8 @@ pub(crate) struct Dispatcher {
     memory_kills: MemoryKills,
     /// Higher priority first, then first come first served: parts that come back take their old place.
     queue: BTreeMap<(i64, u64, usize), Part>,
+    /// Items whose worker died, and which are tried again later, by their job's order: with what it died of.
+    delayed: BTreeMap<(u64, usize), (Part, TaskError)>,
     /// Workers with nothing to do, the one that was busy last on top.
     idle: Vec<u64>,
     /// Workers with something to send.
@@ -121,6 +123,7 @@ impl Dispatcher {
             stderr,
             memory_kills: MemoryKills::watch(),
             queue: BTreeMap::new(),
+            delayed: BTreeMap::new(),
             idle: Vec::new(),
             unsent: BTreeSet::new(),
             requested: BTreeSet::new(),
@@ -271,6 +274,7 @@ impl Dispatcher {
         for part in std::mem::take(&mut self.queue).into_values() {
             self.enqueue(part); // which cancels it now
         }
+        self.end_retries();
         let numbers: Vec<u64> = self.workers.keys().copied().collect();
         for number in numbers {
             self.revoke(number);
@@ -287,7 +291,7 @@ impl Dispatcher {
 
     /// Ends a worker by this means; one that is still being forked, when the fork server has said that it is there.
     pub(super) fn stop_worker(&mut self, number: u64, means: Means) {
-        if means == Means::Kill {
+        if means == Means::Kill || self.shared.settings.termination_grace.is_zero() {
             return self.kill(number);
         }
         self.idle.retain(|idle| *idle != number);
@@ -297,39 +301,18 @@ impl Dispatcher {
                 // One that has ended already is as good.
                 let _ = process::terminate_by_pidfd(process.pidfd.as_fd());
             }
-            self.timers.insert((Instant::now() + GRACE, Timer::Grace { worker: number }));
+            let grace = self.shared.settings.termination_grace;
+            self.timers.insert((Instant::now() + grace, Timer::Grace { worker: number }));
         }
     }
 
     /// Ends the running job with this id; one that waits is cancelled.
     fn abort(&mut self, id: usize) {
-        if let Some((key, part)) = self.queue.iter().find(|(_, part)| part.job.id() == id) {
-            let (key, job) = (*key, Rc::clone(&part.job));
-            self.queue.remove(&key);
-            self.end_job(&job, TaskError::Cancelled);
-        }
-        let holders: Vec<u64> = self
-            .workers
-            .values()
-            .filter(|worker| worker.legs.iter().any(|leg| leg.part.job.id() == id))
-            .map(|worker| worker.number)
-            .collect();
-        for number in holders {
-            self.read(number);
-            let at_work = self.workers.get(&number).and_then(|worker| {
-                let task = worker.at_work_on()?;
-                (worker.legs.front()?.part.job.id() == id).then_some(task)
-            });
-            match at_work {
-                Some(task) => self.kill_for(number, task, TaskError::Cancelled),
-                None => self.revoke(number),
-            }
-        }
-        // Taken back above, if it had not begun.
-        if let Some(job) =
-            self.queue.values().find(|part| part.job.id() == id).map(|part| Rc::clone(&part.job))
-        {
-            self.end_job(&job, TaskError::Cancelled);
+        let waiting = self.queue.values().chain(self.delayed.values().map(|(part, _)| part));
+        let held = self.workers.values().flat_map(|worker| worker.legs.iter().map(|leg| &leg.part));
+        let job = waiting.chain(held).find(|part| part.job.id() == id).map(|part| Rc::clone(&part.job));
+        if let Some(job) = job {
+            self.end_parts(&job, &TaskError::Cancelled);
         }
     }
 
@@ -337,7 +320,7 @@ impl Dispatcher {
 
     /// Whether everything is done that was asked for. Workers are told to end when nothing is left for them.
     fn is_over(&mut self) -> bool {
-        if self.ending.is_none() || !self.queue.is_empty() {
+        if self.ending.is_none() || !self.queue.is_empty() || !self.delayed.is_empty() {
             return false;
         }
         let idle: Vec<u64> = self.workers.values().filter(|w| w.legs.is_empty()).map(|w| w.number).collect();
@@ -358,6 +341,7 @@ impl Dispatcher {
         let mut parts: Vec<Part> = std::mem::take(&mut self.queue).into_values().collect();
         // What has begun may finish.
         parts.extend(self.workers.values_mut().flat_map(Worker::revoke));
+        parts.extend(std::mem::take(&mut self.delayed).into_values().map(|(part, _)| part));
         for part in parts {
             self.fail(&part.job, error.clone());
         }

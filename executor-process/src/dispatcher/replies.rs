@@ -95,6 +95,10 @@ impl Dispatcher {
             }
             Kind::Reply => {
                 let part = worker.match_reply(header.number)?;
+                let verdict = worker.take_verdict(header.number);
+                if verdict.is_some() {
+                    worker.close(); // it has let the signal pass, and has nothing more to do
+                }
                 let limit = self.shared.settings.message_limit;
                 let answer = read_answer(header.status, body, &worker.name, part.job.label(), limit);
                 let is_idle = worker.legs.is_empty();
@@ -111,6 +115,8 @@ impl Dispatcher {
                 } else {
                     self.begin_task(number);
                 }
+                // Its time was up before it answered.
+                let answer = verdict.map_or(answer, Err);
                 self.answer(&part, answer, Duration::from_nanos(header.time));
                 Ok(())
             }

@@ -125,23 +125,36 @@ pub(crate) fn kill_by_pidfd(pidfd: BorrowedFd<'_>) -> io::Result<()> {
     signal_by_pidfd(pidfd, libc::SIGKILL)
 }
 
-/// Sends SIGTERM to the process of a pidfd. It having ended already is no error.
+/// Sends SIGTERM to the process of a pidfd, and to the group it leads where the kernel can do that by a pidfd (since
+/// 6.9). One that is stopped goes on, so that it hears of it. It having ended already is no error.
 pub(crate) fn terminate_by_pidfd(pidfd: BorrowedFd<'_>) -> io::Result<()> {
-    signal_by_pidfd(pidfd, libc::SIGTERM)
+    /// `PIDFD_SIGNAL_PROCESS_GROUP`.
+    const GROUP: c_int = 1 << 2;
+    for signal in [libc::SIGTERM, libc::SIGCONT] {
+        // An older kernel, or one that leads no group, not yet or not any more.
+        if send_by_pidfd(pidfd, signal, GROUP).is_err() {
+            signal_by_pidfd(pidfd, signal)?;
+        }
+    }
+    Ok(())
 }
 
 fn signal_by_pidfd(pidfd: BorrowedFd<'_>, signal: c_int) -> io::Result<()> {
-    let answer = retry(|| {
-        let none = ptr::null::<libc::siginfo_t>();
-        // SAFETY: I1.
-        Errno::result(unsafe {
-            libc::syscall(libc::SYS_pidfd_send_signal, pidfd.as_raw_fd(), signal, none, 0)
-        })
-    });
-    match answer {
+    match send_by_pidfd(pidfd, signal, 0) {
         Err(error) if error.raw_os_error() != Some(libc::ESRCH) => Err(error),
         _ => Ok(()),
     }
+}
+
+fn send_by_pidfd(pidfd: BorrowedFd<'_>, signal: c_int, flags: c_int) -> io::Result<()> {
+    retry(|| {
+        let none = ptr::null::<libc::siginfo_t>();
+        // SAFETY: I1.
+        Errno::result(unsafe {
+            libc::syscall(libc::SYS_pidfd_send_signal, pidfd.as_raw_fd(), signal, none, flags)
+        })
+    })
+    .map(drop)
 }
 
 /// Sends SIGKILL to a child that has not been reaped, and to the group it leads, if it leads one.
