@@ -459,6 +459,42 @@ impl<'a, E> Options<'a, E> {
     }
 }
 
+/// An executor that can limit what a call uses: worker processes can, threads cannot, so there the methods are missing.
+///
+/// The limits hold for one run and are taken off after it: the next task on the same worker has those of its own, or none.
+///
+/// ```compile_fail,E0277
+/// # let pool = executor_core::ThreadPoolExecutor::new(1).unwrap();
+/// # use executor_core::Executor;
+/// Executor::options(&pool).memory_limit(1 << 20); // nobody can take memory from a thread
+/// ```
+pub trait LimitsCalls: Executor {}
+
+impl<E: LimitsCalls> LimitsCalls for Options<'_, E> {}
+
+impl<E: LimitsCalls> Options<'_, E> {
+    /// The most memory a run may map, in bytes, beyond what its worker has mapped before. A run that asks for more in a
+    /// way that can fail is told; any other dies, and ends in [`LimitExceeded`](crate::TaskError::LimitExceeded).
+    pub const fn memory_limit(mut self, bytes: u64) -> Self {
+        self.settings.limits.memory = Some(bytes);
+        self
+    }
+
+    /// The most processor time a run may use, all threads of its process together: then SIGXCPU ends it, and SIGKILL a second
+    /// later, in [`LimitExceeded`](crate::TaskError::LimitExceeded).
+    pub const fn cpu_time_limit(mut self, time: Duration) -> Self {
+        self.settings.limits.cpu_time = Some(time);
+        self
+    }
+
+    /// The most files the process of a run may have open: opening another fails, which the task sees as an error of the
+    /// system.
+    pub const fn open_files_limit(mut self, files: u64) -> Self {
+        self.settings.limits.open_files = Some(files);
+        self
+    }
+}
+
 impl<E> Clone for Options<'_, E> {
     fn clone(&self) -> Self {
         Self { executor: self.executor, settings: self.settings.clone() }

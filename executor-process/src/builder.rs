@@ -42,6 +42,7 @@ pub struct ProcessPoolBuilder {
     termination_grace: Duration,
     message_limit: u64,
     initializer: Option<Result<(u64, u64), TaskError>>,
+    max_memory_growth: Option<u64>,
     memory_limit: Option<u64>,
     cpu_time_limit: Option<Duration>,
     open_files_limit: Option<u64>,
@@ -68,6 +69,7 @@ impl ProcessPoolBuilder {
             termination_grace: TERMINATION_GRACE,
             message_limit: MESSAGE_LIMIT,
             initializer: None,
+            max_memory_growth: None,
             memory_limit: None,
             cpu_time_limit: None,
             open_files_limit: None,
@@ -138,6 +140,23 @@ impl ProcessPoolBuilder {
     /// ```
     pub const fn max_tasks_per_worker(mut self, tasks: u64) -> Self {
         self.max_tasks_per_worker = Some(tasks);
+        self
+    }
+
+    /// Replaces a worker whose own memory has grown by more than this many bytes since it was set up: what tasks leak, or
+    /// keep, goes with it. It is looked at between tasks, at most every 10 ms. Default: never.
+    ///
+    /// Its own is what it has in memory and shares with no file: pages that are still those of the fork server do not
+    /// count, since they were there at the beginning.
+    ///
+    /// ```
+    /// # use executor_process::ProcessPoolExecutor;
+    /// let pool = ProcessPoolExecutor::builder().max_memory_growth(200 << 20).build()?;
+    /// # drop(pool);
+    /// # Ok::<(), executor_core::BuildError>(())
+    /// ```
+    pub const fn max_memory_growth(mut self, bytes: u64) -> Self {
+        self.max_memory_growth = Some(bytes);
         self
     }
 
@@ -311,11 +330,7 @@ impl ProcessPoolBuilder {
     pub fn build(self) -> Result<ProcessPoolExecutor, BuildError> {
         static NEXT: AtomicUsize = AtomicUsize::new(0);
         let max_workers = self.max_workers.unwrap_or_else(executor_core::usable_processors);
-        at_least_one("max_workers", max_workers as u64)?;
-        if max_workers > MOST_WORKERS {
-            let problem = format!("must be at most {MOST_WORKERS}, got {max_workers}");
-            return Err(BuildError::invalid("max_workers", problem));
-        }
+        check_max_workers(max_workers)?;
         at_least_one("queue_capacity", self.queue_capacity.map_or(1, |tasks| tasks as u64))?;
         at_least_one("max_tasks_per_worker", self.max_tasks_per_worker.unwrap_or(1))?;
         let initializer = self
@@ -333,6 +348,7 @@ impl ProcessPoolBuilder {
             memory_limit: self.memory_limit,
             cpu_time_limit: self.cpu_time_limit.map(whole_seconds),
             open_files_limit: self.open_files_limit,
+            max_memory_growth: self.max_memory_growth,
         };
         let mut encoded_setup = Vec::new();
         codec::encode(&setup, &mut encoded_setup).map_err(String::from).map_err(BuildError::startup)?;
@@ -374,6 +390,15 @@ impl ProcessPoolBuilder {
         owner::register(id, for_owner);
         Ok(ProcessPoolExecutor::new_handle(shared))
     }
+}
+
+pub(crate) fn check_max_workers(max_workers: usize) -> Result<(), BuildError> {
+    at_least_one("max_workers", max_workers as u64)?;
+    if max_workers > MOST_WORKERS {
+        let problem = format!("must be at most {MOST_WORKERS}, got {max_workers}");
+        return Err(BuildError::invalid("max_workers", problem));
+    }
+    Ok(())
 }
 
 fn at_least_one(option: &'static str, value: u64) -> Result<(), BuildError> {

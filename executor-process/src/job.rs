@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use executor_core::counters::Ending;
 use executor_core::fork::PoolId;
 use executor_core::{
-    CallOptions, Callable, Callee, Chunk, PanicReport, Payload, Promise, TaskError, TaskFuture,
+    CallLimits, CallOptions, Callable, Callee, Chunk, PanicReport, Payload, Promise, TaskError, TaskFuture,
 };
 
 use crate::call::{self, Name};
@@ -32,6 +32,7 @@ pub(crate) struct Submission {
     pub(crate) deadline: Option<Instant>,
     pub(crate) retries: u32,
     pub(crate) priority: i32,
+    pub(crate) limits: CallLimits,
     pub(crate) label: Option<Arc<str>>,
     completion: RefCell<Box<dyn Completion>>,
 }
@@ -180,6 +181,7 @@ where
             deadline: options.deadline,
             retries: options.retries,
             priority: options.priority,
+            limits: options.limits,
             label: options.label.clone(),
             completion: RefCell::new(completion),
         }),

@@ -46,6 +46,8 @@ pub(crate) struct Shared {
     pub(crate) settings: Settings,
     pub(crate) counters: Counters,
     pub(crate) capacity: Capacity,
+    /// The most workers there may be, now.
+    pub(crate) max_workers: AtomicUsize,
     inbox: Mutex<Inbox>,
     pub(crate) doorbell: Doorbell,
     /// How many workers there are, and how many of them have nothing to do.
@@ -89,6 +91,8 @@ pub(crate) enum Command {
     Stop(Means),
     /// End the running task with this id.
     Abort(usize),
+    /// There may be more workers now, or fewer.
+    Resize,
     /// Tell what the workers are doing.
     Workers(Promise<Vec<WorkerInfo>>),
 }
@@ -112,6 +116,7 @@ impl Shared {
     pub(crate) fn new(id: PoolId, settings: Settings, capacity: Option<usize>, doorbell: Doorbell) -> Self {
         Self {
             id,
+            max_workers: AtomicUsize::new(settings.max_workers),
             settings,
             counters: Counters::default(),
             capacity: Capacity::new(capacity),

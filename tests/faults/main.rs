@@ -24,6 +24,7 @@ mod panics;
 mod parent;
 mod pools;
 mod procfs;
+mod recycling;
 mod retries;
 mod scene;
 mod server;

@@ -218,7 +218,7 @@ impl Dispatcher {
 
     pub(super) fn takes_more(&self, worker: &Worker) -> bool {
         let most = self.shared.settings.max_tasks_per_worker;
-        !worker.is_ending && most.is_none_or(|most| worker.handed < most)
+        !worker.is_ending && !worker.is_worn && most.is_none_or(|most| worker.handed < most)
     }
 
     pub(super) fn send(&mut self) {
@@ -248,7 +248,7 @@ impl Dispatcher {
         if worker.is_ending {
             return;
         }
-        if !self.takes_more(worker) {
+        if !self.takes_more(worker) || self.has_too_many() {
             return self.retire(number);
         }
         self.idle.push(number);

@@ -236,7 +236,7 @@ impl Dispatcher {
             let error = verdict.unwrap_or_else(|| {
                 let mut death = death_of(&worker, &victim, cause, run_time, &last_words);
                 death.attempt = attempt;
-                self.error_of(death, &last_words)
+                self.error_of(death, &worker, &victim, &last_words)
             });
             let may_retry = matches!(self.ending, None | Some(Ending::Finish))
                 && attempt <= victim.job.submission.retries;
@@ -254,7 +254,7 @@ impl Dispatcher {
                 unbegun.insert(0, first);
             } else {
                 let error = death_of(&worker, &first, cause, run_time, &last_words);
-                let error = self.error_of(error, &last_words);
+                let error = self.error_of(error, &worker, &first, &last_words);
                 self.fail(&first.job, error);
             }
         }
@@ -266,16 +266,30 @@ impl Dispatcher {
     }
 
     /// What a death is told as: the limit that caused it, if one did.
-    fn error_of(&self, death: WorkerDeath, last_words: &LastWords) -> TaskError {
-        let settings = &self.shared.settings;
-        if let Some(limit) = settings.cpu_time_limit
-            && death.signal.is_some()
-            && (death.signal == Some(process::CPU_LIMIT_SIGNAL) || death.cpu_time >= limit)
-        {
-            // By the first signal or, a second later, by the one that cannot be ignored.
+    fn error_of(
+        &self,
+        death: WorkerDeath,
+        worker: &Worker,
+        victim: &Part,
+        last_words: &LastWords,
+    ) -> TaskError {
+        let (of_workers, of_call) = (&self.shared.settings, victim.job.submission.limits);
+        let cpu_time = [
+            of_call.cpu_time.map(|limit| (limit, worker.cpu_time_before().saturating_add(limit))),
+            of_workers.cpu_time_limit.map(|limit| (limit, limit)),
+        ];
+        let cpu_time = cpu_time.into_iter().flatten();
+        let limit = match death.signal {
+            // One of them. Which, the time used tells only roughly: it is the one that comes first.
+            Some(process::CPU_LIMIT_SIGNAL) => cpu_time.min_by_key(|(_, used)| *used),
+            // What comes a second later where that is ignored.
+            Some(process::KILL_SIGNAL) => cpu_time.into_iter().find(|(_, used)| death.cpu_time >= *used),
+            _ => None,
+        };
+        if let Some((limit, _)) = limit {
             return TaskError::LimitExceeded(Limit::CpuTime(limit));
         }
-        if let Some(limit) = settings.memory_limit
+        if let Some(limit) = of_call.memory.or(of_workers.memory_limit)
             && death.signal == Some(process::ABORT_SIGNAL)
             && last_words.lacked_memory
         {

@@ -89,6 +89,8 @@ pub(crate) struct Dispatcher {
     timers: BTreeSet<(Instant, Timer)>,
     /// Jobs with a deadline, by their order.
     deadlines: BTreeMap<u64, Rc<Job>>,
+    /// Whether the pool was made smaller, and there may be more workers than it now has places for.
+    may_be_too_many: bool,
     /// How long a task of each function takes, by a moving mean, in nanoseconds.
     means: BTreeMap<u64, u64>,
     /// Where to look for the next busy worker to give more to.
@@ -136,6 +138,7 @@ impl Dispatcher {
             next_index: 0,
             timers: BTreeSet::new(),
             deadlines: BTreeMap::new(),
+            may_be_too_many: false,
             means: BTreeMap::new(),
             prefetch_from: 0,
             ending: None,
@@ -257,6 +260,7 @@ impl Dispatcher {
                     self.stop_workers(means);
                 }
                 Command::Abort(id) => self.abort(id),
+                Command::Resize => self.resize(),
                 Command::Workers(promise) => {
                     let mut workers: Vec<_> = self.workers.values().map(|w| (w.index, w.info())).collect();
                     workers.sort_by_key(|(index, _)| *index);

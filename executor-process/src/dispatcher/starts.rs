@@ -9,6 +9,7 @@ use super::deaths::Cause;
 use super::time::Timer;
 use super::{CONTROL, Dispatcher, tokens};
 use crate::shared::Means;
+use crate::sync::Ordering;
 use crate::sys::memory::SharedPage;
 use crate::sys::poll::Interest;
 use crate::sys::{process, socket};
@@ -31,7 +32,7 @@ const SHORTEST_PAUSE: Duration = Duration::from_millis(2);
 impl Dispatcher {
     /// Starts a worker if there may be one more; it can be handed tasks at once.
     pub(super) fn start_worker(&mut self) -> Option<u64> {
-        let may_start = self.workers.len() < self.shared.settings.max_workers
+        let may_start = self.workers.len() < self.max_workers()
             && self.requested.len() < MOST_REQUESTED
             && self.start_after.is_none_or(|after| Instant::now() >= after);
         if !may_start {
@@ -52,6 +53,28 @@ impl Dispatcher {
                 None
             }
         }
+    }
+
+    fn max_workers(&self) -> usize {
+        // ORDERING: relaxed: whoever changes it sends a command afterwards.
+        self.shared.max_workers.load(Ordering::Relaxed)
+    }
+
+    /// The pool has another size.
+    pub(super) fn resize(&mut self) {
+        self.may_be_too_many = true;
+        while !self.idle.is_empty() && self.has_too_many() {
+            self.retire(self.idle[0]); // the one that has been idle for longest
+        }
+    }
+
+    /// Whether there are more workers than there may be, those that are about to end not counted.
+    pub(super) fn has_too_many(&mut self) -> bool {
+        if self.may_be_too_many {
+            let going_on = self.workers.values().filter(|worker| !worker.is_ending).count();
+            self.may_be_too_many = going_on > self.max_workers();
+        }
+        self.may_be_too_many
     }
 
     pub(super) fn request_worker(&mut self, number: u64) -> io::Result<()> {
