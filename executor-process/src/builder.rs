@@ -1,6 +1,7 @@
 //! `ProcessPoolBuilder`: every option of a process pool, checked once.
 
 use std::ffi::OsString;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use executor_core::fork::PoolId;
@@ -12,10 +13,10 @@ use crate::dispatcher::Dispatcher;
 use crate::pool::ProcessPoolExecutor;
 use crate::shared::{Settings, Shared};
 use crate::sync::{Arc, AtomicUsize, Ordering};
-use crate::sys::limits;
 use crate::sys::poll::Doorbell;
+use crate::sys::{limits, process};
 use crate::wire::Setup;
-use crate::zygote::{StartMethod, WorkerStdio, Zygote, ZygoteConfig};
+use crate::zygote::{self, StartMethod, WorkerStdio, Zygote, ZygoteConfig};
 
 /// Builds a [`ProcessPoolExecutor`].
 ///
@@ -46,6 +47,8 @@ pub struct ProcessPoolBuilder {
     memory_limit: Option<u64>,
     cpu_time_limit: Option<Duration>,
     open_files_limit: Option<u64>,
+    affinity: Option<Vec<u32>>,
+    preload: Option<Result<(u64, u64), TaskError>>,
     zygote: ZygoteConfig,
 }
 
@@ -54,6 +57,9 @@ const MESSAGE_LIMIT: u64 = 1 << 30;
 
 /// Between SIGTERM and SIGKILL unless `termination_grace` says otherwise.
 const TERMINATION_GRACE: Duration = Duration::from_secs(2);
+
+/// The most pools inside each other: each level multiplies the processes.
+const MOST_DEPTH: u32 = 8;
 
 /// The most workers: twice as many processes as Linux allows by default.
 const MOST_WORKERS: usize = 65_536;
@@ -73,6 +79,8 @@ impl ProcessPoolBuilder {
             memory_limit: None,
             cpu_time_limit: None,
             open_files_limit: None,
+            affinity: None,
+            preload: None,
             zygote: ZygoteConfig::default(),
         }
     }
@@ -218,6 +226,70 @@ impl ProcessPoolBuilder {
         self
     }
 
+    /// Runs once in the fork server, before the first worker is forked: what it loads is there in every worker, in memory
+    /// they share until they write to it. If it panics, returns an error, ends the process, or leaves a thread running,
+    /// the pool is broken: whatever waits, and whatever is submitted later, ends in [`TaskError::Broken`] with the reason.
+    ///
+    /// Random numbers drawn in it, those of hash maps too, are the same in all workers. It runs again should the fork server
+    /// have to be replaced.
+    ///
+    /// ```
+    /// # use executor_process::ProcessPoolExecutor;
+    /// use std::sync::OnceLock;
+    /// static WORDS: OnceLock<Vec<String>> = OnceLock::new();
+    ///
+    /// let pool = ProcessPoolExecutor::builder()
+    ///     .max_workers(2)
+    ///     .preload(|| drop(WORDS.set(vec!["loaded once for all workers".to_owned()])))
+    ///     .build()?;
+    /// assert_eq!(pool.submit(|()| WORDS.get().map(Vec::len), ()).result()?, Some(1));
+    /// assert!(WORDS.get().is_none(), "not in this process");
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn preload<O: InitOutcome>(mut self, f: fn() -> O) -> Self {
+        let name = call::name_of_initializer(f);
+        self.preload = Some(name.map(|name| (name.descriptor, name.function)));
+        self
+    }
+
+    /// Executes this file as the fork server, in place of the one this program was started from: for programs whose own
+    /// file cannot be executed again where it lies. It must hold the same build of the same program, which is checked by
+    /// its build id and its layout before anything is executed.
+    ///
+    /// It is no way for a *library* in a foreign program (an extension module of an interpreter, say) to have workers:
+    /// functions are named by their place in the main program, and no other program has those of this one at that place.
+    /// Building such a pool fails and says so.
+    ///
+    /// ```
+    /// # use executor_process::ProcessPoolExecutor;
+    /// let same = std::env::current_exe()?;
+    /// let pool = ProcessPoolExecutor::builder().max_workers(1).worker_executable(same).build()?;
+    /// assert_eq!(pool.submit(|n: u32| n + 1, 1).result()?, 2);
+    ///
+    /// let other = ProcessPoolExecutor::builder().worker_executable("/bin/sh").build();
+    /// assert!(other.unwrap_err().to_string().contains("another program"));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn worker_executable(mut self, file: impl Into<PathBuf>) -> Self {
+        self.zygote.program = Some(file.into());
+        self
+    }
+
+    /// Pins workers to processors: the one with index `i` runs on the `i`th of these alone, round and round. What it starts
+    /// does, too. Default: workers run wherever the system lets them.
+    ///
+    /// Building the pool fails if the list is empty or names a processor this process may not use.
+    ///
+    /// ```
+    /// # use executor_process::ProcessPoolExecutor;
+    /// let error = ProcessPoolExecutor::builder().affinity([1_000_000]).build().unwrap_err();
+    /// assert!(error.to_string().starts_with("affinity names processor 1000000"));
+    /// ```
+    pub fn affinity(mut self, processors: impl IntoIterator<Item = u32>) -> Self {
+        self.affinity = Some(processors.into_iter().collect());
+        self
+    }
+
     /// Where the fork server comes from. Default: a fresh execution of this program.
     ///
     /// ```
@@ -320,7 +392,8 @@ impl ProcessPoolBuilder {
     ///
     /// # Errors
     ///
-    /// [`BuildError::InvalidOption`] names the option and its value; the others say what the system refused.
+    /// [`BuildError::InvalidOption`] names the option and its value; the others say what the system refused, or that pools
+    /// are nested too deep: a task may make a pool of its own, whose tasks may, down to eight.
     ///
     /// ```
     /// # use executor_process::ProcessPoolExecutor;
@@ -337,6 +410,23 @@ impl ProcessPoolBuilder {
             .initializer
             .transpose()
             .map_err(|error| BuildError::invalid("initializer", format!("cannot be sent: {error}")))?;
+        let mut config = self.zygote;
+        config.preload = self
+            .preload
+            .transpose()
+            .map_err(|error| BuildError::invalid("preload", format!("cannot be sent: {error}")))?;
+        if config.program.is_some() && config.method != StartMethod::ForkServer {
+            let problem = "needs StartMethod::ForkServer: a fork executes nothing";
+            return Err(BuildError::invalid("worker_executable", problem));
+        }
+        let affinity = check_affinity(self.affinity)?;
+        let depth = zygote::depth();
+        if depth >= MOST_DEPTH {
+            return Err(BuildError::startup(format!(
+                "pools of worker processes are nested {depth} deep here, in a task of a task: no deeper one is made \
+                 (at most {MOST_DEPTH})"
+            )));
+        }
         let id = PoolId::next();
         let prefix = self.name_prefix.unwrap_or_else(|| {
             // ORDERING: relaxed, only uniqueness matters.
@@ -359,7 +449,8 @@ impl ProcessPoolBuilder {
             max_tasks_per_worker: self.max_tasks_per_worker,
             termination_grace: self.termination_grace,
             message_limit: self.message_limit,
-            zygote: self.zygote,
+            zygote: config,
+            affinity,
             setup: encoded_setup,
             cpu_time_limit: setup.cpu_time_limit.map(Duration::from_secs),
             memory_limit: setup.memory_limit,
@@ -389,6 +480,22 @@ impl ProcessPoolBuilder {
         shared.keep_dispatcher(dispatcher);
         owner::register(id, for_owner);
         Ok(ProcessPoolExecutor::new_handle(shared))
+    }
+}
+
+fn check_affinity(affinity: Option<Vec<u32>>) -> Result<Vec<u32>, BuildError> {
+    let Some(affinity) = affinity else { return Ok(Vec::new()) };
+    if affinity.is_empty() {
+        return Err(BuildError::invalid("affinity", "must name at least one processor"));
+    }
+    let usable = process::usable_processors()
+        .map_err(|error| BuildError::system("ask which processors may be used", error))?;
+    match affinity.iter().find(|processor| !usable.contains(processor)) {
+        Some(processor) => {
+            let problem = format!("names processor {processor}, and this process may use {usable:?}");
+            Err(BuildError::invalid("affinity", problem))
+        }
+        None => Ok(affinity),
     }
 }
 

@@ -32,6 +32,8 @@ pub(crate) struct Settings {
     pub(crate) termination_grace: Duration,
     pub(crate) message_limit: u64,
     pub(crate) zygote: ZygoteConfig,
+    /// The processors workers are pinned to, by their index; none if they are not.
+    pub(crate) affinity: Vec<u32>,
     /// What every worker is told first: a [`Setup`](crate::wire::Setup), encoded.
     pub(crate) setup: Vec<u8>,
     /// What that says of processor time, rounded up to seconds.

@@ -19,6 +19,7 @@ mod fork;
 mod garbage;
 mod large;
 mod limits;
+mod making;
 mod order;
 mod panics;
 mod parent;

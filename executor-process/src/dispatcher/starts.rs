@@ -84,21 +84,24 @@ impl Dispatcher {
         let spare = self.shared.doorbell.as_fd().try_clone_to_owned()?;
         self.epoll.add(ours.as_fd(), Interest::Read, tokens(number)[0])?;
         let stderr = self.stderr.open(number)?;
+        let index = self.free_indices.first().copied().unwrap_or(self.next_index);
+        let affinity = &self.shared.settings.affinity;
+        let processor = (!affinity.is_empty()).then(|| affinity[index % affinity.len()]);
         let requested = zygote.request_worker(
             number,
             theirs.as_fd(),
             page_file.as_fd(),
             stderr.as_ref().map(AsFd::as_fd),
+            processor,
         );
         if let Err(error) = requested {
             self.stderr.close(number);
             return Err(error);
         }
         self.next_worker += 1;
-        let index = self.free_indices.pop_first().unwrap_or_else(|| {
+        if self.free_indices.pop_first().is_none() {
             self.next_index += 1;
-            self.next_index - 1
-        });
+        }
         let name = format!("{}-{index}", self.shared.settings.prefix);
         let mut worker = Worker::new(number, index, name, ours, page);
         worker.write_frame(Kind::Setup, 0, &self.shared.settings.setup);
@@ -129,6 +132,10 @@ impl Dispatcher {
 
     pub(super) fn handle_notice(&mut self, notice: Notice) {
         match notice {
+            Notice::Preloaded(Ok(())) => {}
+            Notice::Preloaded(Err(problem)) => {
+                self.break_down(format!("the preload function failed: {problem}").into());
+            }
             Notice::Forked { worker: number, pid, pidfd } => {
                 self.requested.remove(&number);
                 let Some(worker) = self.workers.get_mut(&number) else { return };
@@ -180,6 +187,11 @@ impl Dispatcher {
     /// answered. A new one takes its place.
     pub(super) fn lose_fork_server(&mut self) {
         let Some(zygote) = self.zygote.take() else { return };
+        if zygote.preloads() {
+            // It would do the same again.
+            let pid = zygote.pid();
+            self.break_down(format!("the preload function ended the fork server, process {pid}").into());
+        }
         let lost = format!("the fork server, process {}, was lost", zygote.pid());
         let _ = self.epoll.remove(zygote.control());
         zygote.stop();

@@ -200,6 +200,33 @@ pub(crate) fn adopt_orphans() -> io::Result<()> {
     retry(|| prctl::set_child_subreaper(true))
 }
 
+/// The processors the calling thread may use, by number.
+pub(crate) fn usable_processors() -> io::Result<Vec<u32>> {
+    let mut set = MaybeUninit::<libc::cpu_set_t>::zeroed();
+    // SAFETY: I1: the kernel writes into `set`, which is ours.
+    Errno::result(unsafe { libc::sched_getaffinity(0, size_of::<libc::cpu_set_t>(), set.as_mut_ptr()) })?;
+    // SAFETY: zeros are a valid `cpu_set_t`, and the call fills it or leaves it.
+    let set = unsafe { set.assume_init() };
+    let size = u32::try_from(libc::CPU_SETSIZE).unwrap_or(0);
+    // SAFETY: I1: below the size of the set.
+    Ok((0..size).filter(|cpu| unsafe { libc::CPU_ISSET(*cpu as usize, &set) }).collect())
+}
+
+/// Lets the calling thread, and what it starts, run on this processor alone.
+pub(crate) fn pin_to(processor: u32) -> io::Result<()> {
+    if i64::from(processor) >= i64::from(libc::CPU_SETSIZE) {
+        return Err(io::ErrorKind::InvalidInput.into());
+    }
+    let mut set = MaybeUninit::<libc::cpu_set_t>::zeroed();
+    // SAFETY: zeros are a valid, empty, `cpu_set_t`.
+    let set = unsafe { set.assume_init_mut() };
+    // SAFETY: I1: below the size of the set.
+    unsafe { libc::CPU_SET(processor as usize, set) };
+    // SAFETY: I1.
+    Errno::result(unsafe { libc::sched_setaffinity(0, size_of::<libc::cpu_set_t>(), set) })?;
+    Ok(())
+}
+
 /// Sets the name `ps` and `top` show, cut to 15 bytes.
 pub(crate) fn set_name(name: &str) {
     if let Ok(name) = CString::new(name) {
