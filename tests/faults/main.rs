@@ -32,3 +32,4 @@ mod server;
 mod setup;
 mod stderr;
 mod storms;
+mod table;
