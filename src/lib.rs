@@ -113,11 +113,12 @@
 #![forbid(unsafe_code)]
 
 pub use executor_core::{
-    Again, AsCompleted, AsCompletedTimeout, BuildError, CallMapper, CallOptions, Callable, Callee, Chunk,
-    ClosureMapper, CurrentTask, DeathDetails, Executor, InitOutcome, Limit, Map, Mapper, Once, Options,
-    PanicDetails, PanicReport, Payload, PoolStats, Promise, ReturnWhen, Scope, ScopedFuture, SharedContext,
-    Shutdown, ShutdownReport, SubmitError, TaskError, TaskFuture, ThreadPoolBuilder, ThreadPoolExecutor,
-    Unfinished, Waited, WorkerDeath, WorkerInfo, as_completed, as_completed_timeout, current_task, wait,
+    Again, AsCompleted, AsCompletedTimeout, BuildError, CallLimits, CallMapper, CallOptions, Callable,
+    Callee, Chunk, ClosureMapper, CurrentTask, DeathDetails, Executor, InitOutcome, Limit, LimitsCalls, Map,
+    Mapper, Once, Options, PanicDetails, PanicReport, Payload, PoolStats, Promise, ReturnWhen, Scope,
+    ScopedFuture, SharedContext, Shutdown, ShutdownReport, SubmitError, TaskError, TaskFuture,
+    ThreadPoolBuilder, ThreadPoolExecutor, Unfinished, Waited, WorkerDeath, WorkerInfo, as_completed,
+    as_completed_timeout, current_task, wait,
 };
 #[cfg(feature = "macros")]
 pub use executor_macros::task;

@@ -55,6 +55,24 @@ pub struct CallOptions {
     pub buffer_size: Option<NonZeroUsize>,
     /// Whether a `map` yields results as they come.
     pub unordered: bool,
+    /// What a run may use, where the executor can see to that.
+    pub limits: CallLimits,
+}
+
+/// What a run may use of its worker process; see [`LimitsCalls`](crate::LimitsCalls).
+///
+/// ```
+/// assert_eq!(executor_core::CallLimits::default().memory, None);
+/// ```
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct CallLimits {
+    /// Bytes it may map beyond what its worker has mapped before.
+    pub memory: Option<u64>,
+    /// Processor time of its process.
+    pub cpu_time: Option<Duration>,
+    /// Files its process may have open.
+    pub open_files: Option<u64>,
 }
 
 /// A function that can be called somewhere else, with its context if it has one.

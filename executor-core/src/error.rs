@@ -310,6 +310,9 @@ const FORKED_CHILD: &str = "this process is a forked child; the pool belongs to 
 /// death.signal = Some(6);
 /// death.label = Some("resize".into());
 /// assert_eq!(death.to_string(), "worker process 4711 died of SIGABRT while it ran `resize`, after 12ms");
+///
+/// death.stderr = "loading\nfree(): invalid pointer\n".into();
+/// assert!(death.to_string().ends_with("; the last line of its stderr: free(): invalid pointer"));
 /// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct WorkerDeath(Box<DeathDetails>);
@@ -340,6 +343,13 @@ pub struct DeathDetails {
     pub label: Option<String>,
     /// How long the task had been running.
     pub run_time: Duration,
+    /// Which attempt at the task this was: 1 for the first, one more for each retry.
+    pub attempt: u32,
+    /// Whether the kernel killed it for want of memory, as far as the kernel tells.
+    pub out_of_memory: bool,
+    /// The end of what the worker had written to its standard error, a few KiB at the most: the last lines of the
+    /// task, and before them perhaps lines of earlier ones. What is not UTF-8 is replaced.
+    pub stderr: String,
 }
 
 impl WorkerDeath {
@@ -355,6 +365,9 @@ impl WorkerDeath {
             peak_memory: 0,
             label: None,
             run_time,
+            attempt: 1,
+            out_of_memory: false,
+            stderr: String::new(),
         }))
     }
 }
@@ -387,15 +400,41 @@ impl fmt::Display for WorkerDeath {
         if self.core_dumped {
             f.write_str(" (core dumped)")?;
         }
+        if self.out_of_memory {
+            f.write_str(" (killed by the kernel: out of memory)")?;
+        }
         match &self.label {
             Some(label) => write!(f, " while it ran `{label}`")?,
             None => f.write_str(" while it ran a task")?,
         }
-        write!(f, ", after {:?}", self.run_time)
+        write!(f, ", after {:?}", self.run_time)?;
+        if self.attempt > 1 {
+            write!(f, ", at attempt {}: it has ended as many workers and is given up", self.attempt)?;
+        }
+        match self.stderr.lines().rev().find(|line| !line.trim().is_empty()) {
+            Some(last) => write!(f, "; the last line of its stderr: {}", Shortened(last.trim())),
+            None => Ok(()),
+        }
     }
 }
 
 impl Error for WorkerDeath {}
+
+/// A line of somebody's output inside a message of ours: without control characters, and not too long.
+struct Shortened<'a>(&'a str);
+
+impl fmt::Display for Shortened<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        const LONGEST: usize = 200;
+        for (count, sign) in self.0.chars().enumerate() {
+            if count == LONGEST {
+                return f.write_str("…");
+            }
+            write!(f, "{}", if sign.is_control() { ' ' } else { sign })?;
+        }
+        Ok(())
+    }
+}
 
 /// The names of the signals that end processes, with their Linux numbers.
 const fn signal_name(signal: i32) -> Option<&'static str> {
@@ -420,28 +459,32 @@ const fn signal_name(signal: i32) -> Option<&'static str> {
     })
 }
 
-/// A limit a task can go over.
+/// A limit a task can go over, with what was allowed.
 ///
 /// ```
-/// assert_eq!(executor_core::Limit::CpuTime.to_string(), "processor time");
+/// use executor_core::Limit;
+/// use std::time::Duration;
+///
+/// assert_eq!(Limit::CpuTime(Duration::from_secs(2)).to_string(), "processor time (2s)");
+/// assert_eq!(Limit::Memory(1 << 20).to_string(), "memory (1048576 bytes)");
 /// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Limit {
-    /// Memory the worker process may map.
-    Memory,
-    /// Processor seconds the worker process may use.
-    CpuTime,
+    /// Memory the worker process may map, in bytes.
+    Memory(u64),
+    /// Processor time the worker process may use.
+    CpuTime(Duration),
     /// Files the worker process may have open.
-    OpenFiles,
+    OpenFiles(u64),
 }
 
 impl fmt::Display for Limit {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Memory => "memory",
-            Self::CpuTime => "processor time",
-            Self::OpenFiles => "open files",
-        })
+        match self {
+            Self::Memory(bytes) => write!(f, "memory ({bytes} bytes)"),
+            Self::CpuTime(time) => write!(f, "processor time ({time:?})"),
+            Self::OpenFiles(files) => write!(f, "open files ({files})"),
+        }
     }
 }

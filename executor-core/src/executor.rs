@@ -361,7 +361,8 @@ impl<'a, E, Runs> Options<'a, E, Runs> {
     }
 
     /// The longest a run may last, counted from its start: then it ends in [`TimedOut`](crate::TaskError::TimedOut). In a worker process
-    /// the run is killed; on a thread its cancel token is set.
+    /// the run is ended, by a signal first and then without mercy, and the future ends with it; on a thread its cancel token
+    /// is set.
     ///
     /// ```
     /// use executor_core::{TaskError, ThreadPoolExecutor, current_task};
@@ -397,7 +398,10 @@ impl<'a, E, Runs> Options<'a, E, Runs> {
     /// How often a task is tried again if it fails for a reason that may not come again; what that is depends on where it
     /// runs:
     ///
-    /// * in a worker process: the worker died. A panic is not tried again there.
+    /// * in a worker process: the worker died. The next run follows after a pause of some 15 ms, and of about twice as long
+    ///   each further time, up to 10 s. A task that has ended one worker more than that is given up, and its
+    ///   [`WorkerDeath`](crate::WorkerDeath) tells how many attempts there were. A panic is not tried again there, nor is
+    ///   anything after `shutdown_now`.
     /// * on a thread: the task panicked. The next run follows at once, on the same worker; [`timeout`](Self::timeout) is for
     ///   each run, [`deadline`](Self::deadline) for all of them. Between two runs the end comes if the future was aborted,
     ///   or the pool shut down by `shutdown_now` or a `shutdown_timeout` that ran out: the outcome is then the last panic.
@@ -521,6 +525,42 @@ impl<'a, E, Runs> Options<'a, E, Runs> {
     /// ```
     pub const fn unordered(mut self) -> Self {
         self.settings.unordered = true;
+        self
+    }
+}
+
+/// An executor that can limit what a call uses: worker processes can, threads cannot, so there the methods are missing.
+///
+/// The limits hold for one run and are taken off after it: the next task on the same worker has those of its own, or none.
+///
+/// ```compile_fail,E0277
+/// # let pool = executor_core::ThreadPoolExecutor::new(1).unwrap();
+/// # use executor_core::Executor;
+/// Executor::options(&pool).memory_limit(1 << 20); // nobody can take memory from a thread
+/// ```
+pub trait LimitsCalls: Executor {}
+
+impl<E: LimitsCalls, Runs> LimitsCalls for Options<'_, E, Runs> {}
+
+impl<E: LimitsCalls, Runs> Options<'_, E, Runs> {
+    /// The most memory a run may map, in bytes, beyond what its worker has mapped before. A run that asks for more in a
+    /// way that can fail is told; any other dies, and ends in [`LimitExceeded`](crate::TaskError::LimitExceeded).
+    pub const fn memory_limit(mut self, bytes: u64) -> Self {
+        self.settings.limits.memory = Some(bytes);
+        self
+    }
+
+    /// The most processor time a run may use, all threads of its process together: then SIGXCPU ends it, and SIGKILL a second
+    /// later, in [`LimitExceeded`](crate::TaskError::LimitExceeded).
+    pub const fn cpu_time_limit(mut self, time: Duration) -> Self {
+        self.settings.limits.cpu_time = Some(time);
+        self
+    }
+
+    /// The most files the process of a run may have open: opening another fails, which the task sees as an error of the
+    /// system.
+    pub const fn open_files_limit(mut self, files: u64) -> Self {
+        self.settings.limits.open_files = Some(files);
         self
     }
 }

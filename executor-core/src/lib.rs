@@ -39,10 +39,10 @@ mod task;
 mod thread_pool;
 mod wait;
 
-pub use call::{CallOptions, Callable, Callee, Chunk, Payload, SharedContext};
+pub use call::{CallLimits, CallOptions, Callable, Callee, Chunk, Payload, SharedContext};
 pub use current::{CurrentTask, current_task};
 pub use error::{BuildError, DeathDetails, Limit, SubmitError, TaskError, WorkerDeath};
-pub use executor::{Again, CallMapper, Executor, Once, Options, Shutdown};
+pub use executor::{Again, CallMapper, Executor, LimitsCalls, Once, Options, Shutdown};
 pub use future::{Promise, TaskFuture};
 pub use map::{Map, Mapper};
 pub use panic_report::{PanicDetails, PanicReport};

@@ -9,7 +9,9 @@
 //!   can lose its write permission after relocation, but stays readable.
 
 use crate::sys::objects::{self, Object, Segment};
+use std::io;
 use std::ops::{ControlFlow, Range};
+use std::os::unix::fs::FileExt;
 use std::ptr;
 use std::sync::OnceLock;
 
@@ -26,7 +28,60 @@ pub(crate) struct Identity {
 impl Identity {
     /// Linkers make 8 to 20 bytes; somebody may have set more by hand.
     pub(crate) const MAX_BUILD_ID: usize = 64;
+
+    /// The build id as it is usually written.
+    pub(crate) fn shown(&self) -> String {
+        if self.build_id.is_empty() {
+            return "none".to_owned();
+        }
+        self.build_id.iter().map(|byte| format!("{byte:02x}")).collect()
+    }
+
+    /// The identity of the program in a file, without executing it; `None` if it is no program for this machine's word size.
+    pub(crate) fn of_file(file: &std::fs::File) -> io::Result<Option<Self>> {
+        const NATIVE_64: [u8; 6] =
+            [0x7f, b'E', b'L', b'F', 2, if cfg!(target_endian = "little") { 1 } else { 2 }];
+        let mut header = [0; 64];
+        let is_program = match file.read_exact_at(&mut header, 0) {
+            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => false,
+            other => other.map(|()| header.starts_with(&NATIVE_64))?,
+        };
+        // Words of 64 bits have their own layout, which is the one read here.
+        if !is_program || !cfg!(target_pointer_width = "64") {
+            return Ok(None);
+        }
+        let half = |at: usize| u64::from(u16::from_ne_bytes([header[at], header[at + 1]]));
+        let (start, size, count) = (long(&header, 32).unwrap_or(0), half(54), half(56));
+        let mut segments = Vec::new();
+        for index in 0..count {
+            let mut entry = [0; 56];
+            file.read_exact_at(&mut entry, start.saturating_add(index * size))?;
+            let number = |at| long(&entry, at).unwrap_or(0);
+            segments.push(Segment {
+                kind: word(&entry, 0).unwrap_or(0),
+                flags: word(&entry, 4).unwrap_or(0),
+                offset: number(8),
+                address: number(16),
+                file_size: number(32),
+                size: number(40),
+                align: number(48),
+            });
+        }
+        let mut build_id = Vec::new();
+        for note in segments.iter().filter(|segment| segment.kind == Segment::NOTE) {
+            let mut bytes = vec![0; usize::try_from(note.file_size.min(LONGEST_NOTES)).unwrap_or(0)];
+            file.read_exact_at(&mut bytes, note.offset)?;
+            if let Some(found) = find_build_id(&bytes, note.align) {
+                build_id = found.iter().copied().take(Self::MAX_BUILD_ID).collect();
+                break;
+            }
+        }
+        Ok(Some(Self { build_id, shape: shape(segments.into_iter()) }))
+    }
 }
+
+/// The most that is read of a file's notes, in bytes; a build id is among the first.
+const LONGEST_NOTES: u64 = 64 * 1024;
 
 /// The main program as it is loaded in this process.
 #[derive(Debug, Default)]
@@ -70,7 +125,7 @@ impl Image {
         let mut notes = object.segments().filter(|segment| segment.kind == Segment::NOTE);
         let build_id = notes.find_map(|note| find_build_id(object.bytes(&note)?, note.align));
         let build_id = build_id.unwrap_or_default().iter().copied().take(Identity::MAX_BUILD_ID).collect();
-        let identity = Identity { build_id, shape: shape(object) };
+        let identity = Identity { build_id, shape: shape(object.segments()) };
         Self { identity, base: object.base, segments }
     }
 
@@ -143,8 +198,8 @@ fn holds(range: &Range<u64>, start: u64, end: u64) -> bool {
 }
 
 /// FNV-1a over the numbers that say where the segments are.
-fn shape(object: &Object<'_>) -> u64 {
-    let words = object.segments().flat_map(|segment| {
+fn shape(segments: impl Iterator<Item = Segment>) -> u64 {
+    let words = segments.flat_map(|segment| {
         let kind = u64::from(segment.kind) << 32 | u64::from(segment.flags);
         [kind, segment.offset, segment.address, segment.file_size, segment.size]
     });
@@ -173,6 +228,11 @@ fn find_build_id(notes: &[u8], align: u64) -> Option<&[u8]> {
     }
 }
 
+fn long(bytes: &[u8], at: usize) -> Option<u64> {
+    let bytes = bytes.get(at..at.checked_add(8)?)?;
+    Some(u64::from_ne_bytes(bytes.try_into().ok()?))
+}
+
 fn word(bytes: &[u8], at: usize) -> Option<u32> {
     let bytes = bytes.get(at..at.checked_add(4)?)?;
     Some(u32::from_ne_bytes(bytes.try_into().ok()?))
@@ -186,6 +246,16 @@ mod tests {
 
     fn function(input: u32) -> u32 {
         input.rotate_left(3)
+    }
+
+    #[test]
+    fn a_file_has_the_identity_of_the_program_it_holds() {
+        let own = std::fs::File::open("/proc/self/exe").unwrap();
+        assert_eq!(Identity::of_file(&own).unwrap().as_ref(), Some(Image::current().identity()));
+        let other = std::fs::File::open("/bin/sh").unwrap();
+        assert_ne!(Identity::of_file(&other).unwrap().as_ref(), Some(Image::current().identity()));
+        let none = std::fs::File::open("/proc/self/cmdline").unwrap();
+        assert_eq!(Identity::of_file(&none).unwrap(), None);
     }
 
     #[test]

@@ -4,6 +4,7 @@
 //! its items, which may be split, taken back and handed out again; each item is answered exactly once.
 
 use std::cell::{Cell, RefCell};
+use std::collections::BTreeMap;
 use std::ops::Range;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
@@ -11,7 +12,7 @@ use std::time::{Duration, Instant};
 use executor_core::counters::Ending;
 use executor_core::fork::PoolId;
 use executor_core::{
-    CallOptions, Callable, Callee, Chunk, PanicReport, Payload, Promise, TaskError, TaskFuture,
+    CallLimits, CallOptions, Callable, Callee, Chunk, PanicReport, Payload, Promise, TaskError, TaskFuture,
 };
 
 use crate::call::{self, Name};
@@ -31,6 +32,7 @@ pub(crate) struct Submission {
     pub(crate) deadline: Option<Instant>,
     pub(crate) retries: u32,
     pub(crate) priority: i32,
+    pub(crate) limits: CallLimits,
     pub(crate) label: Option<Arc<str>>,
     completion: RefCell<Box<dyn Completion>>,
 }
@@ -179,6 +181,7 @@ where
             deadline: options.deadline,
             retries: options.retries,
             priority: options.priority,
+            limits: options.limits,
             label: options.label.clone(),
             completion: RefCell::new(completion),
         }),
@@ -250,10 +253,13 @@ pub(crate) struct Job {
     pub(crate) order: u64,
     answered: Cell<usize>,
     run_time: Cell<Duration>,
-    attempts: Cell<u32>,
+    /// How often a worker died at an item, for those at which one did.
+    deaths: RefCell<BTreeMap<usize, u32>>,
     /// How often a worker died with this job next in its way.
     falls: Cell<u32>,
     stage: Cell<Stage>,
+    /// Why no part of it is handed out any more: its deadline, or `abort`.
+    doom: RefCell<Option<TaskError>>,
     is_in_queue: Cell<bool>,
 }
 
@@ -272,9 +278,10 @@ impl Job {
             order,
             answered: Cell::new(0),
             run_time: Cell::new(Duration::ZERO),
-            attempts: Cell::new(0),
+            deaths: RefCell::default(),
             falls: Cell::new(0),
             stage: Cell::new(Stage::Queued),
+            doom: RefCell::default(),
             is_in_queue: Cell::new(true),
         })
     }
@@ -341,11 +348,21 @@ impl Job {
         first
     }
 
-    /// Counts a failed attempt; says whether there may be another.
-    pub(crate) fn may_retry(&self) -> bool {
-        let attempts = self.attempts.get();
-        self.attempts.set(attempts + 1);
-        attempts < self.submission.retries
+    /// What has not begun of it ends with this error; the first reason stays.
+    pub(crate) fn condemn(&self, error: &TaskError) {
+        self.doom.borrow_mut().get_or_insert_with(|| error.clone());
+    }
+
+    pub(crate) fn doom(&self) -> Option<TaskError> {
+        self.doom.borrow().clone()
+    }
+
+    /// Counts a worker that died at this item: how many have by now.
+    pub(crate) fn count_death(&self, item: usize) -> u32 {
+        let mut deaths = self.deaths.borrow_mut();
+        let count = deaths.entry(item).or_default();
+        *count += 1;
+        *count
     }
 
     /// Counts a worker that died before it had begun this job, which was next; says whether that may be chance.

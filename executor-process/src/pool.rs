@@ -5,14 +5,14 @@ use std::time::Duration;
 
 use executor_core::admission::Refusal;
 use executor_core::{
-    BuildError, CallMapper, CallOptions, Callable, Chunk, Executor, Map, Payload, PoolStats, Promise,
-    Shutdown, ShutdownReport, SubmitError, TaskFuture, WorkerInfo,
+    BuildError, CallMapper, CallOptions, Callable, Chunk, Executor, LimitsCalls, Map, Payload, PoolStats,
+    Promise, Shutdown, ShutdownReport, SubmitError, TaskFuture, WorkerInfo,
 };
 
-use crate::builder::ProcessPoolBuilder;
+use crate::builder::{ProcessPoolBuilder, check_max_workers};
 use crate::job::{self, Prepared};
-use crate::shared::{Means, Shared};
-use crate::sync::Arc;
+use crate::shared::{Command, Means, Shared};
+use crate::sync::{Arc, Ordering};
 
 /// A pool of worker processes: tasks may crash, leak or hang without taking the program down.
 ///
@@ -184,7 +184,31 @@ impl ProcessPoolExecutor {
     /// ```
     #[must_use]
     pub fn max_workers(&self) -> usize {
-        self.shared().settings.max_workers
+        // ORDERING: relaxed: a number to look at.
+        self.shared().max_workers.load(Ordering::Relaxed)
+    }
+
+    /// Changes the largest number of worker processes, from now on: more start when they are needed, and of too many
+    /// those that are idle end at once and the others after the task they are at.
+    ///
+    /// # Errors
+    ///
+    /// [`BuildError::InvalidOption`] if it is 0, or more than 65,536.
+    ///
+    /// ```
+    /// let pool = executor_process::ProcessPoolExecutor::new(1)?;
+    /// pool.set_max_workers(4)?;
+    /// assert_eq!(pool.max_workers(), 4);
+    /// assert_eq!(pool.set_max_workers(0).unwrap_err().to_string(), "max_workers must be at least 1, got 0");
+    /// # Ok::<(), executor_core::BuildError>(())
+    /// ```
+    pub fn set_max_workers(&self, max_workers: usize) -> Result<(), BuildError> {
+        check_max_workers(max_workers)?;
+        let shared = self.shared();
+        // ORDERING: relaxed: the dispatcher reads it after the command, which comes to it through a lock.
+        shared.max_workers.store(max_workers, Ordering::Relaxed);
+        shared.command(Command::Resize); // a pool that has ended has no size
+        Ok(())
     }
 
     /// The pool's counters, which add up at every instant. A chunk of a `map` counts as one task.
@@ -271,7 +295,7 @@ impl ProcessPoolExecutor {
     }
 
     /// Shuts the pool down at once: cancels what has not started, sends SIGTERM to every worker, and SIGKILL to those
-    /// still there after two seconds. What was running ends in `WorkerDied`.
+    /// still there after the [`termination_grace`](crate::ProcessPoolBuilder::termination_grace). What was running ends in `WorkerDied`.
     ///
     /// ```
     /// let pool = executor_process::ProcessPoolExecutor::new(1)?;
@@ -347,6 +371,19 @@ impl Executor for ProcessPoolExecutor {
         Self::max_workers(self)
     }
 }
+
+/// ```
+/// # use executor_process::ProcessPoolExecutor;
+/// use executor_core::{Executor, Limit, TaskError};
+/// use std::time::Duration;
+///
+/// let pool = ProcessPoolExecutor::new(1)?;
+/// let careful = pool.options().memory_limit(64 << 20).cpu_time_limit(Duration::from_millis(100));
+/// let endless = careful.submit(|()| -> u8 { loop { std::hint::spin_loop() } }, ());
+/// assert!(matches!(endless.result(), Err(TaskError::LimitExceeded(Limit::CpuTime(_)))));
+/// # Ok::<(), executor_core::BuildError>(())
+/// ```
+impl LimitsCalls for ProcessPoolExecutor {}
 
 /// A future that holds the reason.
 fn refused<T: Send + 'static>(refusal: Refusal) -> TaskFuture<T> {

@@ -28,12 +28,18 @@ pub(crate) struct Settings {
     pub(crate) prefix: String,
     pub(crate) keep_alive: Option<Duration>,
     pub(crate) max_tasks_per_worker: Option<u64>,
+    /// How long a worker that is told to end may take before it is killed.
+    pub(crate) termination_grace: Duration,
     pub(crate) message_limit: u64,
     pub(crate) zygote: ZygoteConfig,
+    /// The processors workers are pinned to, by their index; none if they are not.
+    pub(crate) affinity: Vec<u32>,
     /// What every worker is told first: a [`Setup`](crate::wire::Setup), encoded.
     pub(crate) setup: Vec<u8>,
     /// What that says of processor time, rounded up to seconds.
     pub(crate) cpu_time_limit: Option<Duration>,
+    /// What it says of memory.
+    pub(crate) memory_limit: Option<u64>,
 }
 
 #[derive(Debug)]
@@ -42,6 +48,8 @@ pub(crate) struct Shared {
     pub(crate) settings: Settings,
     pub(crate) counters: Counters,
     pub(crate) capacity: Capacity,
+    /// The most workers there may be, now.
+    pub(crate) max_workers: AtomicUsize,
     inbox: Mutex<Inbox>,
     pub(crate) doorbell: Doorbell,
     /// How many workers there are, and how many of them have nothing to do.
@@ -85,6 +93,8 @@ pub(crate) enum Command {
     Stop(Means),
     /// End the running task with this id.
     Abort(usize),
+    /// There may be more workers now, or fewer.
+    Resize,
     /// Tell what the workers are doing.
     Workers(Promise<Vec<WorkerInfo>>),
 }
@@ -108,6 +118,7 @@ impl Shared {
     pub(crate) fn new(id: PoolId, settings: Settings, capacity: Option<usize>, doorbell: Doorbell) -> Self {
         Self {
             id,
+            max_workers: AtomicUsize::new(settings.max_workers),
             settings,
             counters: Counters::default(),
             capacity: Capacity::new(capacity),

@@ -214,10 +214,10 @@ fn take_over(
         return Err(Refusal::WrongParent);
     }
     let control = claim_descriptors(stdin).map_err(|_| Refusal::Setup)?;
-    zygote::settle(&control).map_err(|_| Refusal::Setup)?;
+    let preload = zygote::settle(&control).map_err(|_| Refusal::Setup)?;
     finish_start()?;
     // SAFETY: I1: this is the only thread, or those of constructors were made to be forked around.
-    unsafe { zygote::serve(control, application) }.map_err(|_| Refusal::Setup)
+    unsafe { zygote::serve(control, application, preload) }.map_err(|_| Refusal::Setup)
 }
 
 /// Leaves the process with the standard three, nothing behind the first, and the control socket.
@@ -329,7 +329,7 @@ fn is_same_file(left: &Path, right: &Path) -> bool {
 
 fn stdio(kind: WorkerStdio) -> Stdio {
     match kind {
-        WorkerStdio::Inherit => Stdio::inherit(),
+        WorkerStdio::Inherit | WorkerStdio::Direct => Stdio::inherit(),
         WorkerStdio::Null => Stdio::null(),
     }
 }

@@ -11,6 +11,7 @@ pub(crate) mod fd;
 pub(crate) mod limits;
 pub(crate) mod memory;
 pub(crate) mod objects;
+pub(crate) mod oom;
 pub(crate) mod poll;
 pub(crate) mod process;
 pub(crate) mod signal;

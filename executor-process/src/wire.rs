@@ -13,11 +13,17 @@
 //! | `Forget` | to the worker | the context's id | nothing: it is not needed any more |
 //! | `Call` | to the worker | the number of the first of `count` tasks | [`CallHead`], then each argument behind its length |
 //! | `Lift` | to the worker | | nothing: see [`gate`](crate::gate) |
+//! | `Limits` | to the worker | | [`CallLimits`], for the calls that follow |
 //! | `Reply` | to the parent | the number of the task | by status: the result, a [`Panic`], or an error as text |
+//!
+//! The `count` of a `Reply` is 0, or [`WORN`](crate::worker_main::WORN) if the worker asks to be replaced.
 //!
 //! There is no message to end: the parent closes its side. A reader takes nothing on trust: an unknown kind, a length
 //! over the limit or a reply out of turn ends the connection.
 
+use std::time::Duration;
+
+use executor_core::CallLimits;
 use serde::{Deserialize, Serialize};
 
 pub(crate) const HEADER: usize = 32;
@@ -32,6 +38,7 @@ pub(crate) enum Kind {
     Call,
     Lift,
     Reply,
+    Limits,
 }
 
 /// How a task, or the set-up, came out.
@@ -93,6 +100,7 @@ impl Header {
             5 => Kind::Call,
             6 => Kind::Lift,
             7 => Kind::Reply,
+            8 => Kind::Limits,
             _ => return Err(Garbage),
         };
         let status = match bytes[1] {
@@ -122,6 +130,8 @@ pub(crate) struct Setup {
     pub(crate) memory_limit: Option<u64>,
     pub(crate) cpu_time_limit: Option<u64>,
     pub(crate) open_files_limit: Option<u64>,
+    /// By how many bytes its own memory may grow before it asks to be replaced.
+    pub(crate) max_memory_growth: Option<u64>,
 }
 
 /// What the tasks of one `Call` have in common.
@@ -151,6 +161,28 @@ impl CallHead {
         let (context, bytes) = take_word(bytes)?;
         Some((Self { descriptor, function, context }, bytes))
     }
+}
+
+/// Limits as they travel: three numbers, the largest of which stands for none.
+pub(crate) fn encode_limits(limits: &CallLimits) -> [u8; 24] {
+    let cpu_time = limits.cpu_time.map(|time| u64::try_from(time.as_nanos()).unwrap_or(u64::MAX));
+    let mut bytes = [0; 24];
+    for (place, limit) in bytes.chunks_exact_mut(8).zip([limits.memory, cpu_time, limits.open_files]) {
+        place.copy_from_slice(&limit.unwrap_or(u64::MAX).to_ne_bytes());
+    }
+    bytes
+}
+
+pub(crate) fn decode_limits(bytes: &[u8]) -> Option<CallLimits> {
+    let (memory, bytes) = take_word(bytes)?;
+    let (cpu_time, bytes) = take_word(bytes)?;
+    let (open_files, _) = take_word(bytes)?;
+    let limit = |word: u64| (word != u64::MAX).then_some(word);
+    let mut limits = CallLimits::default();
+    limits.memory = limit(memory);
+    limits.cpu_time = limit(cpu_time).map(Duration::from_nanos);
+    limits.open_files = limit(open_files);
+    Some(limits)
 }
 
 /// The number at the beginning of `bytes`, and the rest.
@@ -186,7 +218,7 @@ mod tests {
         let bytes = header.encode();
         assert_eq!(Header::decode(&bytes), Ok(Some(header)));
         assert_eq!(Header::decode(&bytes[..31]), Ok(None));
-        for (at, value) in [(0, 0), (0, 8), (1, 6)] {
+        for (at, value) in [(0, 0), (0, 9), (1, 6)] {
             let mut bad = bytes;
             bad[at] = value;
             assert_eq!(Header::decode(&bad), Err(Garbage));

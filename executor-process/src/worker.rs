@@ -10,17 +10,18 @@
 use std::collections::VecDeque;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
+use std::rc::Rc;
 use std::time::{Duration, Instant};
 
-use executor_core::{TaskError, WorkerInfo};
+use executor_core::{CallLimits, TaskError, WorkerInfo};
 
 use crate::gate::Gate;
-use crate::job::{EncodedContext, Part};
+use crate::job::{EncodedContext, Job, Part};
 use crate::sync::Ordering;
 use crate::sys::memory::SharedPage;
 use crate::sys::socket;
-use crate::wire::{CallHead, Garbage, HEADER, Header, Kind};
-use crate::worker_main::{GATE, PID};
+use crate::wire::{self, CallHead, Garbage, HEADER, Header, Kind};
+use crate::worker_main::{CPU_TIME, GATE, PID};
 
 /// The most contexts a worker keeps. More spare sending one again; each is held in the worker's memory.
 const CONTEXTS: usize = 8;
@@ -41,6 +42,8 @@ pub(crate) struct Worker {
     pub(crate) is_ready: bool,
     /// Whether its connection is closed on our side, or it is dying: it gets nothing more.
     pub(crate) is_ending: bool,
+    /// Whether it said that it should be replaced: it gets nothing more.
+    pub(crate) is_worn: bool,
     /// Whether its connection has been read to its end.
     pub(crate) is_drained: bool,
     /// What it was handed and has not answered, in order.
@@ -65,6 +68,8 @@ pub(crate) struct Worker {
     pub(crate) is_dead: bool,
     /// Why it was killed, for the task it was at.
     pub(crate) verdict: Option<(u64, TaskError)>,
+    /// The limits that hold for the calls it is sent next.
+    limits: CallLimits,
     /// Whether a `Lift` must go before anything else.
     owes_lift: bool,
     contexts: VecDeque<u64>,
@@ -108,6 +113,7 @@ impl Worker {
             process: None,
             is_ready: false,
             is_ending: false,
+            is_worn: false,
             is_drained: false,
             legs: VecDeque::new(),
             load: 0,
@@ -121,6 +127,7 @@ impl Worker {
             is_orphan: false,
             is_dead: false,
             verdict: None,
+            limits: CallLimits::default(),
             owes_lift: false,
             contexts: VecDeque::new(),
             out: Vec::new(),
@@ -144,6 +151,11 @@ impl Worker {
         self.process.as_ref().map_or_else(told, |process| process.pid)
     }
 
+    /// How much processor time it had used when it began its last task with a limit on that.
+    pub(crate) fn cpu_time_before(&self) -> Duration {
+        Duration::from_nanos(self.page.word(CPU_TIME).load(Ordering::Acquire))
+    }
+
     // --- to the worker ---
 
     /// Appends a frame without a context.
@@ -156,6 +168,10 @@ impl Worker {
     pub(crate) fn hand_over(&mut self, part: Part) {
         if std::mem::take(&mut self.owes_lift) {
             self.write_frame(Kind::Lift, 0, &[]);
+        }
+        let limits = part.job.submission.limits;
+        if limits != std::mem::replace(&mut self.limits, limits) {
+            self.write_frame(Kind::Limits, 0, &wire::encode_limits(&limits));
         }
         let head = part.job.submission.head;
         if let Some(context) = &part.job.submission.context {
@@ -268,7 +284,7 @@ impl Worker {
         }
         let leg = self.legs.front_mut().ok_or(Garbage)?;
         let item = leg.part.items.start;
-        let part = Part { job: std::rc::Rc::clone(&leg.part.job), items: item..item + 1 };
+        let part = Part { job: Rc::clone(&leg.part.job), items: item..item + 1 };
         leg.first += 1;
         leg.part.items.start += 1;
         if leg.part.items.is_empty() {
@@ -311,17 +327,20 @@ impl Worker {
         (self.gate().begun() >= first).then_some(first)
     }
 
+    /// Why this task was to be ended, if it was.
+    pub(crate) fn take_verdict(&mut self, task: u64) -> Option<TaskError> {
+        self.verdict.take_if(|(aimed_at, _)| *aimed_at == task).map(|(_, error)| error)
+    }
+
     /// Sorts what a dead worker had into what it had begun and what not. Its connection has been read to the end.
     pub(crate) fn take_remains(&mut self) -> Remains {
         let begun = self.gate().begun();
         let unbegun = self.cut_after(begun);
-        let mut verdict = self.verdict.take();
         let mut victims = Vec::new();
-        for Leg { first, mut part } in self.legs.drain(..) {
+        for Leg { first, mut part } in std::mem::take(&mut self.legs) {
             for number in first.. {
                 let rest = part.split_off(1);
-                let verdict = verdict.take_if(|(aimed_at, _)| *aimed_at == number).map(|(_, error)| error);
-                victims.push((part, verdict));
+                victims.push((part, self.take_verdict(number)));
                 match rest {
                     Some(rest) => part = rest,
                     None => break,
@@ -330,6 +349,11 @@ impl Worker {
         }
         self.load = 0;
         Remains { victims, unbegun }
+    }
+
+    /// Whether it was handed some of this job.
+    pub(crate) fn holds(&self, job: &Rc<Job>) -> bool {
+        self.legs.iter().any(|leg| Rc::ptr_eq(&leg.part.job, job))
     }
 
     pub(crate) fn info(&self) -> WorkerInfo {

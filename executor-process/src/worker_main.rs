@@ -10,25 +10,34 @@
 
 use std::any::Any;
 use std::collections::BTreeMap;
-use std::io::Write;
+use std::io::{self, Write};
 use std::os::fd::{AsFd, OwnedFd};
-use std::time::Instant;
+use std::time::{Duration, Instant};
+
+use executor_core::CallLimits;
 
 use crate::call::{self, Name};
 use crate::gate::Gate;
 use crate::sync::Ordering;
-use crate::sys::limits::Limit;
+use crate::sys::limits::{Applied, Limit, Memory, cpu_time};
 use crate::sys::memory::SharedPage;
 use crate::sys::socket;
-use crate::wire::{CallHead, HEADER, Header, Kind, Setup, Status, take_sized, take_word};
+use crate::wire::{CallHead, HEADER, Header, Kind, Setup, Status, decode_limits, take_sized, take_word};
 use executor_core::codec;
 
 /// Runs tasks until the parent closes the socket.
 pub(crate) fn run(socket: OwnedFd, page: SharedPage) -> ! {
     // ORDERING: release; pairs with the acquire in the parent's `Worker::pid`, though nothing is read through it.
     page.word(PID).store(u64::from(std::process::id()), Ordering::Release);
-    let mut worker =
-        Worker { socket, page, contexts: BTreeMap::new(), out: Vec::new(), message_limit: u64::MAX };
+    let mut worker = Worker {
+        socket,
+        page,
+        contexts: BTreeMap::new(),
+        out: Vec::new(),
+        message_limit: u64::MAX,
+        limits: CallLimits::default(),
+        growth: None,
+    };
     let code = match worker.serve() {
         Ok(()) => 0,
         Err(Broken) => BROKEN,
@@ -42,6 +51,16 @@ pub(crate) const GATE: usize = 0;
 /// The index, in the shared page, of the worker's process id, which it writes first of all: the fork server may be gone
 /// before it has told.
 pub(crate) const PID: usize = 1;
+
+/// The index, in the shared page, of the processor time the worker had used before the last task with a limit on that, in
+/// nanoseconds.
+pub(crate) const CPU_TIME: usize = 2;
+
+/// The `count` of a reply by which a worker asks to be replaced.
+pub(crate) const WORN: u32 = 1;
+
+/// Between two looks at the worker's memory: a look costs some microseconds.
+const MEMORY_PAUSE: Duration = Duration::from_millis(10);
 
 /// The exit code of a worker whose parent sent what it should not.
 const BROKEN: i32 = 239;
@@ -59,6 +78,27 @@ struct Worker {
     /// The frame that is being written, header first.
     out: Vec<u8>,
     message_limit: u64,
+    /// What holds for the calls that come.
+    limits: CallLimits,
+    growth: Option<Growth>,
+}
+
+/// How much the memory of the worker may grow.
+struct Growth {
+    /// Beyond this it asks to be replaced.
+    most: u64,
+    looked: Instant,
+}
+
+impl Growth {
+    /// Whether it is time to look, and there is too much.
+    fn is_too_much(&mut self, now: Instant) -> bool {
+        if now.duration_since(self.looked) < MEMORY_PAUSE {
+            return false;
+        }
+        self.looked = now;
+        Memory::now().is_some_and(|memory| memory.own > self.most)
+    }
 }
 
 /// A context, decoded when the first task asks for it: a task that cannot decode it is that task's failure.
@@ -117,6 +157,10 @@ impl Worker {
                 Ok(())
             }
             Kind::Call => self.run_tasks(header, body),
+            Kind::Limits => {
+                self.limits = decode_limits(body).ok_or(Broken)?;
+                Ok(())
+            }
             Kind::Lift => {
                 Gate::new(self.page.word(GATE)).lift();
                 Ok(())
@@ -152,6 +196,10 @@ impl Worker {
             // SAFETY: I2 of `call`: the parent named them together.
             status = unsafe { descriptor.call(function, None, &[], &mut self.out) };
         }
+        // From here on, what the initializer has loaded included.
+        if let (Some(growth), Some(now)) = (setup.max_memory_growth, Memory::now()) {
+            self.growth = Some(Growth { most: now.own.saturating_add(growth), looked: Instant::now() });
+        }
         self.send_frame(Header { status, ..Header::new(Kind::Ready, 0, 0) })?;
         // A worker that is not set up runs nothing.
         if status == Status::Returned { Ok(()) } else { Err(Broken) }
@@ -167,13 +215,54 @@ impl Worker {
             }
             let start = Instant::now();
             self.begin_frame();
-            let status = self.run_task(head, argument);
-            let time = u64::try_from(start.elapsed().as_nanos()).unwrap_or(u64::MAX);
+            let (status, mut is_worn) = match self.apply_limits() {
+                None => (self.run_task(head, argument), false),
+                Some(Ok(applied)) => {
+                    let status = self.run_task(head, argument);
+                    (status, !applied.take_off())
+                }
+                Some(Err(error)) => {
+                    self.out.extend_from_slice(format!("could not limit the call: {error}").as_bytes());
+                    (Status::DecodeFailed, true)
+                }
+            };
+            let end = Instant::now();
+            let time = u64::try_from(end.duration_since(start).as_nanos()).unwrap_or(u64::MAX);
+            if let Some(growth) = &mut self.growth {
+                is_worn |= growth.is_too_much(end);
+            }
             // What the task printed is seen even if the next one kills this process.
-            let _ = std::io::stdout().flush();
-            self.send_frame(Header { status, time, ..Header::new(Kind::Reply, number, 0) })?;
+            let _ = io::stdout().flush();
+            let count = if is_worn { WORN } else { 0 };
+            self.send_frame(Header { status, time, count, ..Header::new(Kind::Reply, number, 0) })?;
         }
         Ok(())
+    }
+
+    /// Limits this process for the next task; `None` if there is nothing to limit.
+    fn apply_limits(&self) -> Option<io::Result<Applied>> {
+        let limits = self.limits;
+        if limits == CallLimits::default() {
+            return None;
+        }
+        let mut applied = Applied::default();
+        let mut apply = || {
+            if let Some(bytes) = limits.memory {
+                let mapped = Memory::now().ok_or(io::ErrorKind::Unsupported)?.mapped;
+                applied.lower(Limit::AddressSpace, mapped.saturating_add(bytes))?;
+            }
+            if let Some(files) = limits.open_files {
+                applied.lower(Limit::OpenFiles, files)?;
+            }
+            if let Some(time) = limits.cpu_time {
+                let used = u64::try_from(cpu_time().as_nanos()).unwrap_or(u64::MAX);
+                // ORDERING: release; pairs with the acquire in the parent, though nothing is read through it.
+                self.page.word(CPU_TIME).store(used, Ordering::Release);
+                applied.limit_cpu_time(time)?;
+            }
+            Ok(())
+        };
+        Some(apply().map(|()| applied))
     }
 
     fn run_task(&mut self, head: CallHead, argument: &[u8]) -> Status {

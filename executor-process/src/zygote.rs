@@ -27,19 +27,22 @@ pub(crate) use self::server::{serve, settle};
 pub(crate) use crate::sys::process::Exit;
 
 use self::message::{Report, Request};
-use crate::image::Image;
+use crate::image::{Identity, Image};
 use crate::startup::{self, Refusal};
+use crate::sync::{AtomicU32, Ordering};
 use crate::sys::fd::Standard;
 use crate::sys::poll::{Interest, poll};
 use crate::sys::socket::{self, Blocking};
 use crate::sys::{limits, process};
+use std::cell::Cell;
 use std::error::Error;
 use std::ffi::OsString;
 use std::fmt;
+use std::fs::File;
 use std::io::{self, Write};
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::panic::catch_unwind;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 /// How a pool of worker processes gets the process that forks its workers.
@@ -68,10 +71,16 @@ pub enum StartMethod {
 #[non_exhaustive]
 pub enum WorkerStdio {
     /// Where that of the parent goes.
+    ///
+    /// Standard error goes there by way of the parent, which keeps the last lines for
+    /// [`WorkerDeath::stderr`](executor_core::DeathDetails::stderr): the worker writes into a pipe, so a terminal is none
+    /// for it.
     #[default]
     Inherit,
-    /// Nowhere.
+    /// Nowhere. The last lines of standard error are kept all the same.
     Null,
+    /// To the parent's own descriptor: a terminal stays a terminal. Nothing is kept.
+    Direct,
 }
 
 /// What a fork server, and with it every worker, starts with.
@@ -82,6 +91,22 @@ pub(crate) struct ZygoteConfig {
     pub(crate) env: Vec<(OsString, OsString)>,
     pub(crate) stdout: WorkerStdio,
     pub(crate) stderr: WorkerStdio,
+    /// Executed in place of this program's own file; it holds the same build.
+    pub(crate) program: Option<PathBuf>,
+    /// Called once before the first fork: where it is described, and the function.
+    pub(crate) preload: Option<(u64, u64)>,
+}
+
+/// How many pools are around this process: a worker's is one more than that of whoever made its pool.
+static DEPTH: AtomicU32 = AtomicU32::new(0);
+
+pub(crate) fn depth() -> u32 {
+    // ORDERING: relaxed: set before this process, or the one it was forked from, had a second thread.
+    DEPTH.load(Ordering::Relaxed)
+}
+
+pub(super) fn set_depth(depth: u32) {
+    DEPTH.store(depth, Ordering::Relaxed);
 }
 
 /// A running fork server. Dropping it is [`stop`](Self::stop).
@@ -90,6 +115,8 @@ pub(crate) struct Zygote {
     control: OwnedFd,
     sentinel: OwnedFd,
     pid: u32,
+    /// Whether something was to be called first, and it has not said yet how that came out.
+    preloads: Cell<bool>,
     /// The process that started it. A forked child of that has a copy, and must leave it alone.
     owner: u32,
 }
@@ -97,6 +124,8 @@ pub(crate) struct Zygote {
 /// What the fork server reports.
 #[derive(Debug)]
 pub(crate) enum Notice {
+    /// What was to be called before the first fork has returned, or failed: then the fork server ends.
+    Preloaded(Result<(), Box<str>>),
     /// The worker runs. The pidfd stays valid after its end.
     Forked { worker: u64, pid: u32, pidfd: OwnedFd },
     /// There is no such worker, or none that this process can hold.
@@ -114,16 +143,19 @@ impl Zygote {
         }
     }
 
-    /// Asks for a worker with this end of a socket pair and this shared page; both may be closed afterwards. Never
-    /// blocks: on `WouldBlock` ask again when [`control`](Self::control) is writable, or after the next notice.
+    /// Asks for a worker with this end of a socket pair, this shared page, and this end of a pipe as its standard error,
+    /// or else the fork server's; all may be closed afterwards. Never blocks: on `WouldBlock` ask again when [`control`](Self::control) is writable, or after the next notice.
     pub(crate) fn request_worker(
         &self,
         worker: u64,
         socket: BorrowedFd<'_>,
         page: BorrowedFd<'_>,
+        stderr: Option<BorrowedFd<'_>>,
+        processor: Option<u32>,
     ) -> io::Result<()> {
-        let request = Request::Fork { worker }.encode();
-        let sent = socket::send_packet(self.control.as_fd(), &request, &[socket, page], Blocking::Never);
+        let request = Request::Fork { worker, has_stderr: stderr.is_some(), processor }.encode();
+        let fds: Vec<BorrowedFd<'_>> = [socket, page].into_iter().chain(stderr).collect();
+        let sent = socket::send_packet(self.control.as_fd(), &request, &fds, Blocking::Never);
         sent.map_err(|error| match error.raw_os_error() {
             // As much a matter of time as a full socket: the fork server takes them out.
             Some(socket::TOO_MANY_IN_FLIGHT) => io::ErrorKind::WouldBlock.into(),
@@ -135,7 +167,12 @@ impl Zygote {
     /// sent before has been given.
     pub(crate) fn receive(&self) -> io::Result<Option<Notice>> {
         match self.receive_report() {
-            Ok((report, fd)) => Notice::new(report, fd).map(Some),
+            Ok((report, fd)) => {
+                if matches!(report, Report::Preloaded(_)) {
+                    self.preloads.set(false);
+                }
+                Notice::new(report, fd).map(Some)
+            }
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(None),
             Err(error) => Err(error),
         }
@@ -144,6 +181,11 @@ impl Zygote {
     /// The control socket, to wait for: readable when there is something to [`receive`](Self::receive).
     pub(crate) fn control(&self) -> BorrowedFd<'_> {
         self.control.as_fd()
+    }
+
+    /// Whether it is still at what was to be called before the first fork.
+    pub(crate) fn preloads(&self) -> bool {
+        self.preloads.get()
     }
 
     pub(crate) fn pid(&self) -> u32 {
@@ -157,6 +199,9 @@ impl Zygote {
 
     fn execute(config: &ZygoteConfig) -> Result<Self, StartError> {
         startup::check()?;
+        if let Some(program) = &config.program {
+            return Self::execute_other(program, config);
+        }
         let mut first_error = None;
         for program in startup::programs() {
             match Self::execute_program(&program, config) {
@@ -171,11 +216,24 @@ impl Zygote {
         Err(first_error.unwrap_or(StartError::Gone { exit: None }))
     }
 
+    /// Executes another file that holds this program; one that does not would reach its `main` (R1 of [`startup`]), so it
+    /// is looked at first, and what was looked at is executed.
+    fn execute_other(program: &Path, config: &ZygoteConfig) -> Result<Self, StartError> {
+        let name = || program.display().to_string();
+        let file = File::open(program).map_err(|source| StartError::Execute { program: name(), source })?;
+        match Identity::of_file(&file) {
+            Ok(Some(identity)) if &identity == Image::current().identity() => {}
+            Ok(identity) => return Err(StartError::OtherProgram { program: name(), identity }),
+            Err(source) => return Err(StartError::Execute { program: name(), source }),
+        }
+        Self::execute_program(Path::new(&format!("/proc/self/fd/{}", file.as_raw_fd())), config)
+    }
+
     fn execute_program(program: &Path, config: &ZygoteConfig) -> Result<Self, StartError> {
-        let (ours, theirs) = control_pair()?;
+        let (ours, theirs) = control_pair(config)?;
         let pid = startup::spawn(program, theirs, config)
             .map_err(|source| StartError::Execute { program: program.display().to_string(), source })?;
-        Self::handshake(ours, pid)
+        Self::handshake(ours, pid, config)
     }
 
     fn fork(config: &ZygoteConfig) -> Result<Self, StartError> {
@@ -186,13 +244,13 @@ impl Zygote {
         }
         // What is buffered now would be printed by every worker again. It being unwritable is the caller's affair.
         let _ = io::stdout().flush();
-        let (ours, theirs) = control_pair()?;
+        let (ours, theirs) = control_pair(config)?;
         let application = process::id();
         // SAFETY: I1.
         match unsafe { process::fork() }.map_err(StartError::system("fork this process"))? {
             Some(pid) => {
                 drop(theirs);
-                Self::handshake(ours, pid)
+                Self::handshake(ours, pid, config)
             }
             None => {
                 drop(ours);
@@ -201,9 +259,10 @@ impl Zygote {
         }
     }
 
-    fn handshake(control: OwnedFd, pid: u32) -> Result<Self, StartError> {
+    fn handshake(control: OwnedFd, pid: u32, config: &ZygoteConfig) -> Result<Self, StartError> {
         let sentinel = process::open_pidfd(pid).map_err(StartError::system("watch the fork server"))?;
-        let zygote = Self { control, sentinel, pid, owner: process::id() };
+        let preloads = Cell::new(config.preload.is_some());
+        let zygote = Self { control, sentinel, pid, preloads, owner: process::id() };
         let deadline = Instant::now() + HANDSHAKE_LIMIT;
         let watched = [(zygote.control.as_fd(), Interest::Read), (zygote.sentinel.as_fd(), Interest::Read)];
         let [control, sentinel] =
@@ -274,6 +333,7 @@ impl Drop for Zygote {
 impl Notice {
     fn new(report: Report, fd: Option<OwnedFd>) -> io::Result<Self> {
         Ok(match report {
+            Report::Preloaded(outcome) => Self::Preloaded(outcome),
             Report::Forked { worker, pid } => match fd {
                 Some(pidfd) => Self::Forked { worker, pid, pidfd },
                 None => {
@@ -307,6 +367,8 @@ pub(crate) enum StartError {
     Threads { count: usize },
     /// The program could not be executed.
     Execute { program: String, source: io::Error },
+    /// The program given is another one; its identity, if it is a program at all.
+    OtherProgram { program: String, identity: Option<Identity> },
     /// The child saw the hook, and the hook declined.
     Refused(Refusal),
     /// The child ended without a word.
@@ -345,6 +407,15 @@ impl fmt::Display for StartError {
                  earlier, or use `StartMethod::ForkServer`"
             ),
             Self::Execute { program, .. } => write!(formatter, "executing {program} failed"),
+            Self::OtherProgram { program, identity: None } => {
+                write!(formatter, "{program} is no program of this machine")
+            }
+            Self::OtherProgram { program, identity: Some(identity) } => write!(
+                formatter,
+                "{program} is another program than this one, and has not its functions (build id {}, here {})",
+                identity.shown(),
+                Image::current().identity().shown(),
+            ),
             Self::Refused(refusal) => write!(formatter, "the new process declined: {refusal}"),
             Self::Gone { exit: None } => formatter.write_str("the new process ended before it was ready"),
             Self::Gone { exit: Some(Exit::Code(code)) } => {
@@ -380,9 +451,13 @@ const HANDSHAKE_LIMIT: Duration = Duration::from_secs(10);
 const STOP_LIMIT: Duration = Duration::from_secs(1);
 
 /// A new control connection with the parent's first message already in it.
-fn control_pair() -> Result<(OwnedFd, OwnedFd), StartError> {
+fn control_pair(config: &ZygoteConfig) -> Result<(OwnedFd, OwnedFd), StartError> {
     let (ours, theirs) = socket::packet_pair().map_err(StartError::system("make the control socket"))?;
-    let setup = Request::Setup { open_files: limits::original_open_files() };
+    let setup = Request::Setup {
+        open_files: limits::original_open_files(),
+        depth: depth() + 1,
+        preload: config.preload,
+    };
     socket::send_packet(ours.as_fd(), &setup.encode(), &[], Blocking::Never)
         .map_err(StartError::system("write to the control socket"))?;
     Ok((ours, theirs))
@@ -394,7 +469,7 @@ fn serve_forked(control: OwnedFd, application: u32, config: &ZygoteConfig) -> ! 
     let outcome = catch_unwind(move || {
         for (stream, kind) in [(Standard::Output, config.stdout), (Standard::Error, config.stderr)] {
             match kind {
-                WorkerStdio::Inherit => stream.repair()?,
+                WorkerStdio::Inherit | WorkerStdio::Direct => stream.repair()?,
                 WorkerStdio::Null => stream.set_null()?,
             }
         }
@@ -402,9 +477,9 @@ fn serve_forked(control: OwnedFd, application: u32, config: &ZygoteConfig) -> ! 
             // SAFETY: I1: nobody else can read the environment meanwhile.
             unsafe { std::env::set_var(name, value) };
         }
-        settle(&control)?;
+        let preload = settle(&control)?;
         // SAFETY: I1, and settled.
-        unsafe { serve(control, application) }
+        unsafe { serve(control, application, preload) }
     });
     let refusal = if outcome.is_ok() { Refusal::Setup } else { Refusal::Panicked };
     process::exit_now(refusal.code())

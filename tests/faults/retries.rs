@@ -108,3 +108,69 @@ fn a_task_with_retries_ends_with_the_pool() {
         assert_eq!(death(task.result()).signal, Some(9));
     });
 }
+
+/// Each item of a chunk has its own attempts.
+#[test]
+fn every_item_of_a_chunk_has_its_own_attempts() {
+    isolated(|| {
+        let pool = ProcessPoolExecutor::new(2).unwrap();
+        let runs = Runs::new();
+        let items = (0..10).map(|task| (runs.ticket(), task, 1));
+        let results: Vec<_> = pool.options().retries(1).chunk_size(5).map(mortal, items).collect();
+        assert!(results.iter().all(|result| matches!(result, Ok(2))), "{results:?}");
+        assert!((0..10).all(|task| runs.of(task).len() == 2));
+        assert_full(&pool, 2);
+    });
+}
+
+/// The pauses grow: 300 ms hold no more attempts than those after 10, 20, 40, 80 and 160 ms at the least.
+#[test]
+fn retries_come_later_and_later_and_end_at_the_deadline() {
+    isolated(|| {
+        let pool = ProcessPoolExecutor::new(2).unwrap();
+        let runs = Runs::new();
+        let deadline = std::time::Instant::now() + std::time::Duration::from_millis(300);
+        let stubborn = pool.options().retries(1_000_000).deadline(deadline);
+        crate::scene::assert_timed_out(stubborn.submit(mortal, (runs.ticket(), 1, usize::MAX)).result());
+        assert!(std::time::Instant::now() >= deadline);
+        let attempts = runs.of(1).len();
+        assert!(attempts <= 6, "{attempts}");
+        assert_full(&pool, 2);
+        assert_eq!(runs.of(1).len(), attempts, "tried again after its deadline");
+    });
+}
+
+#[test]
+fn retries_end_with_shutdown_now_and_with_abort() {
+    isolated(|| {
+        for aborts in [false, true] {
+            let pool = ProcessPoolExecutor::new(1).unwrap();
+            let runs = Runs::new();
+            let task = pool.options().retries(1_000_000).submit(mortal, (runs.ticket(), 1, usize::MAX));
+            crate::support::eventually(|| runs.of(1).len() >= 3);
+            if aborts {
+                assert!(task.abort());
+                crate::scene::assert_cancelled(task.result());
+            } else {
+                assert!(pool.shutdown_now().is_complete());
+                let death = death(task.result());
+                assert!(death.attempt >= 3, "{death}");
+            }
+            let attempts = runs.of(1).len();
+            drop(pool);
+            assert_eq!(runs.of(1).len(), attempts);
+        }
+    });
+}
+
+/// `shutdown` finishes everything that was accepted, retries included.
+#[test]
+fn a_shutdown_waits_for_the_retries() {
+    isolated(|| {
+        let pool = ProcessPoolExecutor::new(1).unwrap();
+        let runs = Runs::new();
+        let task = pool.options().retries(3).submit(mortal, (runs.ticket(), 1, 3));
+        assert!(pool.shutdown().is_complete());
+        assert_eq!(task.result().unwrap(), 4);
+    });
+}

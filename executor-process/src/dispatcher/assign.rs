@@ -31,6 +31,11 @@ const PREFETCH_CANDIDATES: usize = 64;
 /// longer keeps it from idle workers.
 pub(super) const STUCK: Duration = Duration::from_millis(1);
 
+/// Where a job's part from this item on stands in the queue: higher priority first, then first come first served.
+pub(super) fn place(job: &Job, item: usize) -> (i64, u64, usize) {
+    (-i64::from(job.submission.priority), job.order, item)
+}
+
 impl Dispatcher {
     // --- the queue ---
 
@@ -47,8 +52,10 @@ impl Dispatcher {
             }
             Some(Ending::Finish) | None => {}
         }
-        let key = (-i64::from(job.submission.priority), job.order, part.items.start);
-        self.queue.insert(key, part);
+        if let Some(error) = job.doom() {
+            return self.drop_part(&part, &error);
+        }
+        self.queue.insert(place(job, part.items.start), part);
     }
 
     /// Takes back parts that have not begun.
@@ -211,7 +218,7 @@ impl Dispatcher {
 
     pub(super) fn takes_more(&self, worker: &Worker) -> bool {
         let most = self.shared.settings.max_tasks_per_worker;
-        !worker.is_ending && most.is_none_or(|most| worker.handed < most)
+        !worker.is_ending && !worker.is_worn && most.is_none_or(|most| worker.handed < most)
     }
 
     pub(super) fn send(&mut self) {
@@ -241,7 +248,7 @@ impl Dispatcher {
         if worker.is_ending {
             return;
         }
-        if !self.takes_more(worker) {
+        if !self.takes_more(worker) || self.has_too_many() {
             return self.retire(number);
         }
         self.idle.push(number);

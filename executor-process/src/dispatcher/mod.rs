@@ -19,11 +19,13 @@
 //! | [`starts`] | starting workers, what the fork server says |
 //! | [`deaths`] | taking tasks back, killing, settling what dead workers leave |
 //! | [`time`] | time limits |
+//! | [`stderr`] | what workers print to standard error |
 
 mod assign;
 mod deaths;
 mod replies;
 mod starts;
+mod stderr;
 mod time;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -35,10 +37,12 @@ use std::time::{Duration, Instant};
 use executor_core::admission::Refusal;
 use executor_core::{TaskError, host, panic_report};
 
-use self::time::{GRACE, Timer};
+use self::stderr::Stderr;
+use self::time::Timer;
 use crate::job::{Job, Part};
 use crate::shared::{Command, Mail, Means, Shared};
 use crate::sync::{Arc, Ordering};
+use crate::sys::oom::MemoryKills;
 use crate::sys::poll::{Epoll, Event, EventBuffer, Interest};
 use crate::sys::process;
 use crate::worker::Worker;
@@ -46,6 +50,8 @@ use crate::zygote::Zygote;
 
 const DOORBELL: u64 = 0;
 const CONTROL: u64 = 1;
+/// No worker's: there are not so many.
+const STDERR: u64 = u64::MAX;
 
 /// The descriptors of the worker with this number in the poll: its socket, and its pidfd.
 const fn tokens(worker: u64) -> [u64; 2] {
@@ -57,8 +63,12 @@ pub(crate) struct Dispatcher {
     epoll: Epoll,
     zygote: Option<Zygote>,
     workers: BTreeMap<u64, Worker>,
+    stderr: Stderr,
+    memory_kills: MemoryKills,
     /// Higher priority first, then first come first served: parts that come back take their old place.
     queue: BTreeMap<(i64, u64, usize), Part>,
+    /// Items whose worker died, and which are tried again later, by their job's order: with what it died of.
+    delayed: BTreeMap<(u64, usize), (Part, TaskError)>,
     /// Workers with nothing to do, the one that was busy last on top.
     idle: Vec<u64>,
     /// Workers with something to send.
@@ -79,6 +89,8 @@ pub(crate) struct Dispatcher {
     timers: BTreeSet<(Instant, Timer)>,
     /// Jobs with a deadline, by their order.
     deadlines: BTreeMap<u64, Rc<Job>>,
+    /// Whether the pool was made smaller, and there may be more workers than it now has places for.
+    may_be_too_many: bool,
     /// How long a task of each function takes, by a moving mean, in nanoseconds.
     means: BTreeMap<u64, u64>,
     /// Where to look for the next busy worker to give more to.
@@ -103,12 +115,17 @@ impl Dispatcher {
         let epoll = Epoll::new()?;
         epoll.add(shared.doorbell.as_fd(), Interest::Read, DOORBELL)?;
         epoll.add(zygote.control(), Interest::Read, CONTROL)?;
+        let stderr = Stderr::new(shared.settings.zygote.stderr)?;
+        epoll.add(stderr.fd(), Interest::Read, STDERR)?;
         Ok(Self {
             shared,
             epoll,
             zygote: Some(zygote),
             workers: BTreeMap::new(),
+            stderr,
+            memory_kills: MemoryKills::watch(),
             queue: BTreeMap::new(),
+            delayed: BTreeMap::new(),
             idle: Vec::new(),
             unsent: BTreeSet::new(),
             requested: BTreeSet::new(),
@@ -121,6 +138,7 @@ impl Dispatcher {
             next_index: 0,
             timers: BTreeSet::new(),
             deadlines: BTreeMap::new(),
+            may_be_too_many: false,
             means: BTreeMap::new(),
             prefetch_from: 0,
             ending: None,
@@ -140,6 +158,7 @@ impl Dispatcher {
         }
         self.workers.clear();
         self.idle.clear();
+        panic_report::swallow(|| self.stderr.end());
         self.publish_numbers();
         panic_report::swallow(|| drop(self));
         shared.abandon();
@@ -164,6 +183,10 @@ impl Dispatcher {
                 Ok(ready) => ready.collect(),
                 Err(error) => return self.break_down(format!("could not wait for events: {error}").into()),
             };
+            // First of all: what a task has printed is out before its answer is known.
+            if ready.iter().any(|event| event.token == STDERR) {
+                self.copy_stderr();
+            }
             for event in ready {
                 self.handle_event(event);
             }
@@ -181,6 +204,7 @@ impl Dispatcher {
         match event.token {
             DOORBELL => self.shared.doorbell.clear(),
             CONTROL => self.hear_fork_server(),
+            STDERR => {}
             token => {
                 let worker = token / 2 - 1;
                 if token == tokens(worker)[0] {
@@ -194,6 +218,20 @@ impl Dispatcher {
                     self.see_death(worker);
                 }
             }
+        }
+    }
+
+    fn copy_stderr(&mut self) {
+        if !self.stderr.copy() {
+            // It takes nothing: so nothing is read for it.
+            let _ = self.epoll.remove(self.stderr.fd());
+            self.timers.insert((Instant::now() + stderr::PAUSE, Timer::Stderr));
+        }
+    }
+
+    pub(super) fn try_stderr_again(&mut self) {
+        if !self.stderr.flush() || self.epoll.add(self.stderr.fd(), Interest::Read, STDERR).is_err() {
+            self.timers.insert((Instant::now() + stderr::PAUSE, Timer::Stderr));
         }
     }
 
@@ -222,6 +260,7 @@ impl Dispatcher {
                     self.stop_workers(means);
                 }
                 Command::Abort(id) => self.abort(id),
+                Command::Resize => self.resize(),
                 Command::Workers(promise) => {
                     let mut workers: Vec<_> = self.workers.values().map(|w| (w.index, w.info())).collect();
                     workers.sort_by_key(|(index, _)| *index);
@@ -239,6 +278,7 @@ impl Dispatcher {
         for part in std::mem::take(&mut self.queue).into_values() {
             self.enqueue(part); // which cancels it now
         }
+        self.end_retries();
         let numbers: Vec<u64> = self.workers.keys().copied().collect();
         for number in numbers {
             self.revoke(number);
@@ -255,7 +295,7 @@ impl Dispatcher {
 
     /// Ends a worker by this means; one that is still being forked, when the fork server has said that it is there.
     pub(super) fn stop_worker(&mut self, number: u64, means: Means) {
-        if means == Means::Kill {
+        if means == Means::Kill || self.shared.settings.termination_grace.is_zero() {
             return self.kill(number);
         }
         self.idle.retain(|idle| *idle != number);
@@ -265,39 +305,18 @@ impl Dispatcher {
                 // One that has ended already is as good.
                 let _ = process::terminate_by_pidfd(process.pidfd.as_fd());
             }
-            self.timers.insert((Instant::now() + GRACE, Timer::Grace { worker: number }));
+            let grace = self.shared.settings.termination_grace;
+            self.timers.insert((Instant::now() + grace, Timer::Grace { worker: number }));
         }
     }
 
     /// Ends the running job with this id; one that waits is cancelled.
     fn abort(&mut self, id: usize) {
-        if let Some((key, part)) = self.queue.iter().find(|(_, part)| part.job.id() == id) {
-            let (key, job) = (*key, Rc::clone(&part.job));
-            self.queue.remove(&key);
-            self.end_job(&job, TaskError::Cancelled);
-        }
-        let holders: Vec<u64> = self
-            .workers
-            .values()
-            .filter(|worker| worker.legs.iter().any(|leg| leg.part.job.id() == id))
-            .map(|worker| worker.number)
-            .collect();
-        for number in holders {
-            self.read(number);
-            let at_work = self.workers.get(&number).and_then(|worker| {
-                let task = worker.at_work_on()?;
-                (worker.legs.front()?.part.job.id() == id).then_some(task)
-            });
-            match at_work {
-                Some(task) => self.kill_for(number, task, TaskError::Cancelled),
-                None => self.revoke(number),
-            }
-        }
-        // Taken back above, if it had not begun.
-        if let Some(job) =
-            self.queue.values().find(|part| part.job.id() == id).map(|part| Rc::clone(&part.job))
-        {
-            self.end_job(&job, TaskError::Cancelled);
+        let waiting = self.queue.values().chain(self.delayed.values().map(|(part, _)| part));
+        let held = self.workers.values().flat_map(|worker| worker.legs.iter().map(|leg| &leg.part));
+        let job = waiting.chain(held).find(|part| part.job.id() == id).map(|part| Rc::clone(&part.job));
+        if let Some(job) = job {
+            self.end_parts(&job, &TaskError::Cancelled);
         }
     }
 
@@ -305,7 +324,7 @@ impl Dispatcher {
 
     /// Whether everything is done that was asked for. Workers are told to end when nothing is left for them.
     fn is_over(&mut self) -> bool {
-        if self.ending.is_none() || !self.queue.is_empty() {
+        if self.ending.is_none() || !self.queue.is_empty() || !self.delayed.is_empty() {
             return false;
         }
         let idle: Vec<u64> = self.workers.values().filter(|w| w.legs.is_empty()).map(|w| w.number).collect();
@@ -326,6 +345,7 @@ impl Dispatcher {
         let mut parts: Vec<Part> = std::mem::take(&mut self.queue).into_values().collect();
         // What has begun may finish.
         parts.extend(self.workers.values_mut().flat_map(Worker::revoke));
+        parts.extend(std::mem::take(&mut self.delayed).into_values().map(|(part, _)| part));
         for part in parts {
             self.fail(&part.job, error.clone());
         }

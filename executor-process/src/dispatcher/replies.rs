@@ -11,6 +11,7 @@ use super::time::Timer;
 use crate::job::{Part, read_answer};
 use crate::wire::{Garbage, HEADER, Header, Kind, Status};
 use crate::worker::Read;
+use crate::worker_main::WORN;
 
 /// Reads of one worker's socket in a row, before others get their turn.
 const READS: usize = 16;
@@ -95,8 +96,15 @@ impl Dispatcher {
             }
             Kind::Reply => {
                 let part = worker.match_reply(header.number)?;
+                let verdict = worker.take_verdict(header.number);
+                if verdict.is_some() {
+                    worker.close(); // it has let the signal pass, and has nothing more to do
+                }
                 let limit = self.shared.settings.message_limit;
                 let answer = read_answer(header.status, body, &worker.name, part.job.label(), limit);
+                if header.count == WORN {
+                    worker.is_worn = true;
+                }
                 let is_idle = worker.legs.is_empty();
                 worker.busy_since = None;
                 if is_idle {
@@ -108,9 +116,13 @@ impl Dispatcher {
                 self.learn(part.job.submission.head.function, header.time);
                 if is_idle {
                     self.rest(number);
+                } else if header.count == WORN {
+                    self.revoke(number);
                 } else {
                     self.begin_task(number);
                 }
+                // Its time was up before it answered.
+                let answer = verdict.map_or(answer, Err);
                 self.answer(&part, answer, Duration::from_nanos(header.time));
                 Ok(())
             }

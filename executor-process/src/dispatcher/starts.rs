@@ -9,6 +9,7 @@ use super::deaths::Cause;
 use super::time::Timer;
 use super::{CONTROL, Dispatcher, tokens};
 use crate::shared::Means;
+use crate::sync::Ordering;
 use crate::sys::memory::SharedPage;
 use crate::sys::poll::Interest;
 use crate::sys::{process, socket};
@@ -31,7 +32,7 @@ const SHORTEST_PAUSE: Duration = Duration::from_millis(2);
 impl Dispatcher {
     /// Starts a worker if there may be one more; it can be handed tasks at once.
     pub(super) fn start_worker(&mut self) -> Option<u64> {
-        let may_start = self.workers.len() < self.shared.settings.max_workers
+        let may_start = self.workers.len() < self.max_workers()
             && self.requested.len() < MOST_REQUESTED
             && self.start_after.is_none_or(|after| Instant::now() >= after);
         if !may_start {
@@ -54,18 +55,53 @@ impl Dispatcher {
         }
     }
 
+    fn max_workers(&self) -> usize {
+        // ORDERING: relaxed: whoever changes it sends a command afterwards.
+        self.shared.max_workers.load(Ordering::Relaxed)
+    }
+
+    /// The pool has another size.
+    pub(super) fn resize(&mut self) {
+        self.may_be_too_many = true;
+        while !self.idle.is_empty() && self.has_too_many() {
+            self.retire(self.idle[0]); // the one that has been idle for longest
+        }
+    }
+
+    /// Whether there are more workers than there may be, those that are about to end not counted.
+    pub(super) fn has_too_many(&mut self) -> bool {
+        if self.may_be_too_many {
+            let going_on = self.workers.values().filter(|worker| !worker.is_ending).count();
+            self.may_be_too_many = going_on > self.max_workers();
+        }
+        self.may_be_too_many
+    }
+
     pub(super) fn request_worker(&mut self, number: u64) -> io::Result<()> {
         let zygote = self.zygote.as_ref().ok_or(io::ErrorKind::NotConnected)?;
         let (ours, theirs) = socket::stream_pair()?;
         let (page, page_file) = SharedPage::create()?;
         let spare = self.shared.doorbell.as_fd().try_clone_to_owned()?;
         self.epoll.add(ours.as_fd(), Interest::Read, tokens(number)[0])?;
-        zygote.request_worker(number, theirs.as_fd(), page_file.as_fd())?;
+        let stderr = self.stderr.open(number)?;
+        let index = self.free_indices.first().copied().unwrap_or(self.next_index);
+        let affinity = &self.shared.settings.affinity;
+        let processor = (!affinity.is_empty()).then(|| affinity[index % affinity.len()]);
+        let requested = zygote.request_worker(
+            number,
+            theirs.as_fd(),
+            page_file.as_fd(),
+            stderr.as_ref().map(AsFd::as_fd),
+            processor,
+        );
+        if let Err(error) = requested {
+            self.stderr.close(number);
+            return Err(error);
+        }
         self.next_worker += 1;
-        let index = self.free_indices.pop_first().unwrap_or_else(|| {
+        if self.free_indices.pop_first().is_none() {
             self.next_index += 1;
-            self.next_index - 1
-        });
+        }
         let name = format!("{}-{index}", self.shared.settings.prefix);
         let mut worker = Worker::new(number, index, name, ours, page);
         worker.write_frame(Kind::Setup, 0, &self.shared.settings.setup);
@@ -96,6 +132,10 @@ impl Dispatcher {
 
     pub(super) fn handle_notice(&mut self, notice: Notice) {
         match notice {
+            Notice::Preloaded(Ok(())) => {}
+            Notice::Preloaded(Err(problem)) => {
+                self.break_down(format!("the preload function failed: {problem}").into());
+            }
             Notice::Forked { worker: number, pid, pidfd } => {
                 self.requested.remove(&number);
                 let Some(worker) = self.workers.get_mut(&number) else { return };
@@ -119,7 +159,7 @@ impl Dispatcher {
             }
             Notice::Ended { worker, pid, exit, cpu_time, peak_memory } => {
                 self.see_death(worker);
-                self.settle(worker, Some(Cause { pid, exit, cpu_time, peak_memory }));
+                self.settle(worker, Some(Cause { pid, exit, cpu_time, peak_memory, out_of_memory: false }));
             }
         }
     }
@@ -147,6 +187,11 @@ impl Dispatcher {
     /// answered. A new one takes its place.
     pub(super) fn lose_fork_server(&mut self) {
         let Some(zygote) = self.zygote.take() else { return };
+        if zygote.preloads() {
+            // It would do the same again.
+            let pid = zygote.pid();
+            self.break_down(format!("the preload function ended the fork server, process {pid}").into());
+        }
         let lost = format!("the fork server, process {}, was lost", zygote.pid());
         let _ = self.epoll.remove(zygote.control());
         zygote.stop();

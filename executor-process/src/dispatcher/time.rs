@@ -1,14 +1,12 @@
 //! Time limits, and looking after things later.
 
-use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use executor_core::TaskError;
 
 use super::Dispatcher;
-use crate::job::Job;
 
-/// How long a worker may take to end after it was told to, before it is killed.
+/// How long a worker may take to end when there is nothing left for it, before it is killed.
 pub(super) const GRACE: Duration = Duration::from_secs(2);
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -23,8 +21,14 @@ pub(super) enum Timer {
     KeepAlive { worker: u64 },
     /// The worker should have ended by now.
     Grace { worker: u64 },
+    /// The worker was killed, and should be dead by now.
+    Unkillable { worker: u64 },
+    /// Time to try an item of the job with this order again.
+    Retry { order: u64, item: usize },
     /// Workers may be started again.
     Start,
+    /// Time to see whether standard error takes something again.
+    Stderr,
 }
 
 impl Dispatcher {
@@ -62,7 +66,7 @@ impl Dispatcher {
             }
             Timer::Deadline { order } => {
                 if let Some(job) = self.deadlines.remove(&order) {
-                    self.miss_deadline(&job);
+                    self.end_parts(&job, &TaskError::TimedOut);
                 }
             }
             Timer::KeepAlive { worker: number } => {
@@ -79,21 +83,10 @@ impl Dispatcher {
                 }
             }
             Timer::Grace { worker } => self.kill(worker),
+            Timer::Unkillable { worker } => self.give_up(worker),
+            Timer::Retry { order, item } => self.try_again(order, item),
             Timer::Start => self.start_after = None,
-        }
-    }
-
-    pub(super) fn miss_deadline(&mut self, job: &Rc<Job>) {
-        let at_work: Vec<(u64, u64)> = self
-            .workers
-            .values()
-            .filter(|worker| worker.legs.front().is_some_and(|leg| Rc::ptr_eq(&leg.part.job, job)))
-            .filter_map(|worker| Some((worker.number, worker.at_work_on()?)))
-            .collect();
-        // First the future: from here on, answers to it count for nothing.
-        self.fail(job, TaskError::TimedOut);
-        for (number, task) in at_work {
-            self.kill_for(number, task, TaskError::TimedOut);
+            Timer::Stderr => self.try_stderr_again(),
         }
     }
 }

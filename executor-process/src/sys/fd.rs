@@ -1,6 +1,7 @@
-//! File descriptors by number: the standard three, and closing everything else.
+//! File descriptors: the standard three, pipes, and closing everything else by number.
 //!
-//! Used between the start of a child and its first task, when numbers inherited from another program are still about.
+//! The numbers are used between the start of a child and its first task, when those inherited from another program are
+//! still about.
 //!
 //! * I1: a number handed to a `_raw` call here is not owned by any `OwnedFd` of this process.
 
@@ -8,7 +9,7 @@ use super::retry;
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, OFlag, fcntl, open};
 use nix::sys::stat::Mode;
-use nix::unistd::{dup2_stderr, dup2_stdin, dup2_stdout};
+use nix::unistd::{dup2_stderr, dup2_stdin, dup2_stdout, pipe2};
 use std::fs;
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
@@ -41,10 +42,15 @@ impl Standard {
             keep_across_exec(null)?;
             return Ok(());
         }
+        self.set(&null)
+    }
+
+    /// Lets it point to where `fd` does.
+    pub(crate) fn set(self, fd: &OwnedFd) -> io::Result<()> {
         retry(|| match self {
-            Self::Input => dup2_stdin(&null),
-            Self::Output => dup2_stdout(&null),
-            Self::Error => dup2_stderr(&null),
+            Self::Input => dup2_stdin(fd),
+            Self::Output => dup2_stdout(fd),
+            Self::Error => dup2_stderr(fd),
         })
     }
 
@@ -54,6 +60,23 @@ impl Standard {
         let flags = unsafe { libc::fcntl(self.number(), libc::F_GETFD) };
         if flags < 0 { self.set_null() } else { Ok(()) }
     }
+}
+
+/// A pipe: the end to read from, where nothing blocks, and the end to write to, where it does.
+pub(crate) fn pipe() -> io::Result<(OwnedFd, OwnedFd)> {
+    let (reader, writer) = retry(|| pipe2(OFlag::O_CLOEXEC))?;
+    retry(|| fcntl(&reader, FcntlArg::F_SETFL(OFlag::O_NONBLOCK)))?;
+    Ok((reader, writer))
+}
+
+/// Reads what is there, as far as it fits; 0 at the end.
+pub(crate) fn read(fd: BorrowedFd<'_>, buffer: &mut [u8]) -> io::Result<usize> {
+    retry(|| nix::unistd::read(fd, buffer))
+}
+
+/// Writes at least a part of `bytes`, waiting for room if `fd` is one that waits.
+pub(crate) fn write(fd: BorrowedFd<'_>, bytes: &[u8]) -> io::Result<usize> {
+    retry(|| nix::unistd::write(fd, bytes))
 }
 
 /// A copy of `fd` with the lowest free number after the standard three.

@@ -131,6 +131,13 @@ impl Doorbell {
     }
 }
 
+impl AsFd for Epoll {
+    /// Readable when something in the set is ready.
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.0.as_fd()
+    }
+}
+
 impl AsFd for Doorbell {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.0.as_fd()

@@ -98,6 +98,10 @@ pub(crate) unsafe fn fork() -> io::Result<Option<u32>> {
 
 /// The signal of a process that is over its limit of processor time.
 pub(crate) const CPU_LIMIT_SIGNAL: i32 = libc::SIGXCPU;
+/// The signal nobody can refuse, which the kernel sends too.
+pub(crate) const KILL_SIGNAL: i32 = libc::SIGKILL;
+/// The signal of a process that gave up.
+pub(crate) const ABORT_SIGNAL: i32 = libc::SIGABRT;
 
 /// Ends the process at once: no destructor, no exit handler, no flushing.
 pub(crate) fn exit_now(code: i32) -> ! {
@@ -121,23 +125,36 @@ pub(crate) fn kill_by_pidfd(pidfd: BorrowedFd<'_>) -> io::Result<()> {
     signal_by_pidfd(pidfd, libc::SIGKILL)
 }
 
-/// Sends SIGTERM to the process of a pidfd. It having ended already is no error.
+/// Sends SIGTERM to the process of a pidfd, and to the group it leads where the kernel can do that by a pidfd (since
+/// 6.9). One that is stopped goes on, so that it hears of it. It having ended already is no error.
 pub(crate) fn terminate_by_pidfd(pidfd: BorrowedFd<'_>) -> io::Result<()> {
-    signal_by_pidfd(pidfd, libc::SIGTERM)
+    /// `PIDFD_SIGNAL_PROCESS_GROUP`.
+    const GROUP: c_int = 1 << 2;
+    for signal in [libc::SIGTERM, libc::SIGCONT] {
+        // An older kernel, or one that leads no group, not yet or not any more.
+        if send_by_pidfd(pidfd, signal, GROUP).is_err() {
+            signal_by_pidfd(pidfd, signal)?;
+        }
+    }
+    Ok(())
 }
 
 fn signal_by_pidfd(pidfd: BorrowedFd<'_>, signal: c_int) -> io::Result<()> {
-    let answer = retry(|| {
-        let none = ptr::null::<libc::siginfo_t>();
-        // SAFETY: I1.
-        Errno::result(unsafe {
-            libc::syscall(libc::SYS_pidfd_send_signal, pidfd.as_raw_fd(), signal, none, 0)
-        })
-    });
-    match answer {
+    match send_by_pidfd(pidfd, signal, 0) {
         Err(error) if error.raw_os_error() != Some(libc::ESRCH) => Err(error),
         _ => Ok(()),
     }
+}
+
+fn send_by_pidfd(pidfd: BorrowedFd<'_>, signal: c_int, flags: c_int) -> io::Result<()> {
+    retry(|| {
+        let none = ptr::null::<libc::siginfo_t>();
+        // SAFETY: I1.
+        Errno::result(unsafe {
+            libc::syscall(libc::SYS_pidfd_send_signal, pidfd.as_raw_fd(), signal, none, flags)
+        })
+    })
+    .map(drop)
 }
 
 /// Sends SIGKILL to a child that has not been reaped, and to the group it leads, if it leads one.
@@ -181,6 +198,33 @@ pub(crate) fn die_with_parent() -> io::Result<()> {
 /// Makes descendants whose parent ends children of the calling process.
 pub(crate) fn adopt_orphans() -> io::Result<()> {
     retry(|| prctl::set_child_subreaper(true))
+}
+
+/// The processors the calling thread may use, by number.
+pub(crate) fn usable_processors() -> io::Result<Vec<u32>> {
+    let mut set = MaybeUninit::<libc::cpu_set_t>::zeroed();
+    // SAFETY: I1: the kernel writes into `set`, which is ours.
+    Errno::result(unsafe { libc::sched_getaffinity(0, size_of::<libc::cpu_set_t>(), set.as_mut_ptr()) })?;
+    // SAFETY: zeros are a valid `cpu_set_t`, and the call fills it or leaves it.
+    let set = unsafe { set.assume_init() };
+    let size = u32::try_from(libc::CPU_SETSIZE).unwrap_or(0);
+    // SAFETY: I1: below the size of the set.
+    Ok((0..size).filter(|cpu| unsafe { libc::CPU_ISSET(*cpu as usize, &set) }).collect())
+}
+
+/// Lets the calling thread, and what it starts, run on this processor alone.
+pub(crate) fn pin_to(processor: u32) -> io::Result<()> {
+    if i64::from(processor) >= i64::from(libc::CPU_SETSIZE) {
+        return Err(io::ErrorKind::InvalidInput.into());
+    }
+    let mut set = MaybeUninit::<libc::cpu_set_t>::zeroed();
+    // SAFETY: zeros are a valid, empty, `cpu_set_t`.
+    let set = unsafe { set.assume_init_mut() };
+    // SAFETY: I1: below the size of the set.
+    unsafe { libc::CPU_SET(processor as usize, set) };
+    // SAFETY: I1.
+    Errno::result(unsafe { libc::sched_setaffinity(0, size_of::<libc::cpu_set_t>(), set) })?;
+    Ok(())
 }
 
 /// Sets the name `ps` and `top` show, cut to 15 bytes.

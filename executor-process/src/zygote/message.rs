@@ -3,8 +3,9 @@
 //! | from | message | with descriptors | when |
 //! |---|---|---|---|
 //! | parent | `Setup` | | first, once, before the fork server exists |
-//! | parent | `Fork` | the worker's socket, its page | any time |
+//! | parent | `Fork` | the worker's socket, its page, perhaps its stderr | any time |
 //! | server | `Hello` | | first, once, when it is ready to fork |
+//! | server | `Preloaded` | | once, if there was something to preload: a text if it failed |
 //! | server | `Forked` | a pidfd | once for each `Fork`, or else |
 //! | server | `ForkFailed` | | |
 //! | server | `Ended` | | once for each `Forked`, after it |
@@ -18,7 +19,8 @@ use std::time::Duration;
 
 /// The size of every packet.
 pub(super) const BYTES: usize = WORDS * size_of::<u64>();
-const WORDS: usize = 16;
+/// Room for the longest of them: an identity, or the beginning of an error's text.
+const WORDS: usize = 32;
 const VERSION: u64 = 1;
 const ID_BYTES: usize = Identity::MAX_BUILD_ID;
 
@@ -27,12 +29,20 @@ pub(super) type Bytes = [u8; BYTES];
 /// From the parent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Request {
-    /// `open_files`: the soft limit of open files that tasks are to see.
     Setup {
+        /// The soft limit of open files that tasks are to see.
         open_files: Option<u64>,
+        /// How many pools are around the fork server's.
+        depth: u32,
+        /// What to call before the first fork: where it is described, and the function.
+        preload: Option<(u64, u64)>,
     },
     Fork {
         worker: u64,
+        /// Whether an end of a pipe comes along, to be its standard error.
+        has_stderr: bool,
+        /// The one processor it is to run on.
+        processor: Option<u32>,
     },
 }
 
@@ -40,6 +50,7 @@ pub(super) enum Request {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Report {
     Hello { pid: u32, identity: Identity },
+    Preloaded(Result<(), Box<str>>),
     Forked { worker: u64, pid: u32 },
     ForkFailed { worker: u64, errno: i32 },
     Ended { worker: u64, pid: u32, exit: Exit, usage: Usage },
@@ -48,6 +59,7 @@ pub(super) enum Report {
 const SETUP: u64 = 0x5e7;
 const FORK: u64 = 0xf0;
 const HELLO: u64 = 0x4e110;
+const PRELOADED: u64 = 0x9e10;
 const FORKED: u64 = 0xf1;
 const FORK_FAILED: u64 = 0xf2;
 const ENDED: u64 = 0xe0d;
@@ -60,17 +72,28 @@ impl Request {
     pub(super) fn encode(self) -> Bytes {
         match self {
             // The largest number is no limit at all, and so says the same as none.
-            Self::Setup { open_files } => to_bytes(&[SETUP, VERSION, open_files.unwrap_or(u64::MAX)]),
-            Self::Fork { worker } => to_bytes(&[FORK, worker]),
+            Self::Setup { open_files, depth, preload } => {
+                // No offset is the largest number.
+                let (descriptor, function) = preload.unwrap_or((u64::MAX, 0));
+                let open_files = open_files.unwrap_or(u64::MAX);
+                to_bytes(&[SETUP, VERSION, open_files, depth.into(), descriptor, function])
+            }
+            Self::Fork { worker, has_stderr, processor } => {
+                to_bytes(&[FORK, worker, has_stderr.into(), processor.map_or(u64::MAX, u64::from)])
+            }
         }
     }
 
     pub(super) fn decode(bytes: &[u8]) -> Option<Self> {
         match from_bytes(bytes)? {
-            [SETUP, VERSION, open_files, ..] => {
-                Some(Self::Setup { open_files: (open_files != u64::MAX).then_some(open_files) })
+            [SETUP, VERSION, open_files, depth, descriptor, function, ..] => Some(Self::Setup {
+                open_files: (open_files != u64::MAX).then_some(open_files),
+                depth: depth.try_into().ok()?,
+                preload: (descriptor != u64::MAX).then_some((descriptor, function)),
+            }),
+            [FORK, worker, has_stderr @ 0..=1, processor, ..] => {
+                Some(Self::Fork { worker, has_stderr: has_stderr == 1, processor: processor.try_into().ok() })
             }
-            [FORK, worker, ..] => Some(Self::Fork { worker }),
             _ => None,
         }
     }
@@ -79,6 +102,15 @@ impl Request {
 impl Report {
     pub(super) fn encode(&self) -> Bytes {
         match *self {
+            Self::Preloaded(ref outcome) => {
+                let mut bytes = to_bytes(&[PRELOADED, outcome.is_err().into()]);
+                if let Err(text) = outcome {
+                    let room = &mut bytes[2 * size_of::<u64>()..];
+                    let size = text.len().min(room.len());
+                    room[..size].copy_from_slice(&text.as_bytes()[..size]);
+                }
+                bytes
+            }
             Self::Hello { pid, ref identity } => {
                 let size = identity.build_id.len().min(ID_BYTES);
                 let mut bytes = to_bytes(&[HELLO, VERSION, pid.into(), identity.shape, size as u64]);
@@ -107,6 +139,11 @@ impl Report {
                 let id = bytes.get(BYTES - ID_BYTES..)?.get(..usize::try_from(size).ok()?)?;
                 let identity = Identity { build_id: id.to_vec(), shape };
                 Some(Self::Hello { pid: pid.try_into().ok()?, identity })
+            }
+            [PRELOADED, 0, ..] => Some(Self::Preloaded(Ok(()))),
+            [PRELOADED, 1, ..] => {
+                let text = String::from_utf8_lossy(&bytes[2 * size_of::<u64>()..]);
+                Some(Self::Preloaded(Err(text.trim_end_matches('\0').into())))
             }
             [FORKED, worker, pid, ..] => Some(Self::Forked { worker, pid: pid.try_into().ok()? }),
             [FORK_FAILED, worker, errno, ..] => {
@@ -154,9 +191,10 @@ mod tests {
     #[test]
     fn every_message_comes_back_as_it_went() {
         for request in [
-            Request::Setup { open_files: None },
-            Request::Setup { open_files: Some(1024) },
-            Request::Fork { worker: u64::MAX },
+            Request::Setup { open_files: None, depth: 0, preload: None },
+            Request::Setup { open_files: Some(1024), depth: 3, preload: Some((0, 77)) },
+            Request::Fork { worker: u64::MAX, has_stderr: false, processor: None },
+            Request::Fork { worker: 1, has_stderr: true, processor: Some(0) },
         ] {
             assert_eq!(Request::decode(&request.encode()), Some(request));
             assert_eq!(Report::decode(&request.encode()), None);
@@ -165,6 +203,8 @@ mod tests {
         for report in [
             Report::Hello { pid: 7, identity: Identity { build_id: (1..=20).collect(), shape: 99 } },
             Report::Hello { pid: 7, identity: Identity { build_id: Vec::new(), shape: u64::MAX } },
+            Report::Preloaded(Ok(())),
+            Report::Preloaded(Err("the file is missing".into())),
             Report::Forked { worker: 3, pid: u32::MAX },
             Report::ForkFailed { worker: 3, errno: 11 },
             Report::Ended { worker: 3, pid: 8, exit: Exit::Code(-1), usage },

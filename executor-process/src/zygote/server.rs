@@ -36,6 +36,7 @@
 //!   thread.
 
 use super::message::{self, Report, Request};
+use crate::call::{self, Name};
 use crate::image::Image;
 use crate::sys::fd::Standard;
 use crate::sys::limits;
@@ -44,10 +45,11 @@ use crate::sys::poll::{Interest, poll};
 use crate::sys::process::{self, Exit};
 use crate::sys::signal::{self, ChildSignals};
 use crate::sys::socket::{self, Blocking};
+use crate::wire::Status;
 use crate::worker_main;
 use std::collections::{BTreeMap, VecDeque};
 use std::convert::Infallible;
-use std::io;
+use std::io::{self, Write};
 use std::mem;
 use std::os::fd::{AsFd, OwnedFd};
 use std::thread;
@@ -58,15 +60,19 @@ use std::time::{Duration, Instant};
 const END_LIMIT: Duration = Duration::from_millis(800);
 /// Between two tries to send when the kernel is short of memory or of descriptors in flight.
 const SHORTAGE_PAUSE: Duration = Duration::from_millis(1);
+/// How long threads of a preloaded function may take to go.
+const THREADS_LIMIT: Duration = Duration::from_millis(500);
 /// The exit code of a worker that could not be set up.
 const WORKER_SETUP_FAILED: i32 = 239;
 
 /// Makes a fork server of the calling process, as far as nothing of it is seen outside: its own session, so that
-/// Ctrl-C does not reach it, signals in order and blocked, standard descriptors open, orphans adopted.
-pub(crate) fn settle(control: &OwnedFd) -> io::Result<()> {
+/// Ctrl-C does not reach it, signals in order and blocked, standard descriptors open, orphans adopted. Gives what is to be
+/// called before the first fork.
+pub(crate) fn settle(control: &OwnedFd) -> io::Result<Option<Name>> {
     let mut buffer = [0; message::BYTES];
     let packet = socket::receive_packet(control.as_fd(), &mut buffer, Blocking::Wait)?;
-    let Some(Request::Setup { open_files }) = Request::decode(&buffer[..packet.length]) else {
+    let Some(Request::Setup { open_files, depth, preload }) = Request::decode(&buffer[..packet.length])
+    else {
         return Err(io::Error::new(io::ErrorKind::InvalidData, "no set-up message"));
     };
     process::lead_own_session()?;
@@ -78,7 +84,8 @@ pub(crate) fn settle(control: &OwnedFd) -> io::Result<()> {
     if let Some(open_files) = open_files {
         limits::lower_open_files(open_files)?;
     }
-    Ok(())
+    super::set_depth(depth);
+    Ok(preload.map(|(descriptor, function)| Name { descriptor, function }))
 }
 
 /// Says hello and serves, until the application is gone or closes the socket. Comes back only if it cannot begin.
@@ -86,7 +93,11 @@ pub(crate) fn settle(control: &OwnedFd) -> io::Result<()> {
 /// # Safety
 ///
 /// I1: the calling process has one thread, and [`settle`] has prepared it.
-pub(crate) unsafe fn serve(control: OwnedFd, application: u32) -> io::Result<Infallible> {
+pub(crate) unsafe fn serve(
+    control: OwnedFd,
+    application: u32,
+    preload: Option<Name>,
+) -> io::Result<Infallible> {
     // If the application ends before its pidfd is open, this process has another parent afterwards.
     let watched = process::open_pidfd(application)?;
     if process::parent_id() != application {
@@ -101,7 +112,7 @@ pub(crate) unsafe fn serve(control: OwnedFd, application: u32) -> io::Result<Inf
         outgoing: VecDeque::new(),
         hunt: Hunt::Over,
     };
-    server.run()
+    server.run(preload)
 }
 
 struct Server {
@@ -135,11 +146,23 @@ struct Job {
     worker: u64,
     socket: OwnedFd,
     page: OwnedFd,
+    /// What its standard error becomes, if not the fork server's.
+    stderr: Option<OwnedFd>,
+    /// The one processor it is to run on.
+    processor: Option<u32>,
 }
 
 impl Server {
-    fn run(mut self) -> ! {
+    fn run(mut self, preload: Option<Name>) -> ! {
         self.report(Report::Hello { pid: self.pid, identity: Image::current().identity().clone() }, None);
+        if let Some(name) = preload {
+            let outcome = call_preload(name);
+            let has_failed = outcome.is_err();
+            self.report(Report::Preloaded(outcome), None);
+            if has_failed {
+                self.end();
+            }
+        }
         let job = loop {
             match self.turn() {
                 Turn::Next => {}
@@ -182,15 +205,24 @@ impl Server {
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Turn::Next,
             Err(_) => return Turn::End,
         };
-        let Some(Request::Fork { worker }) = Request::decode(&buffer[..packet.length]) else {
+        let Some(Request::Fork { worker, has_stderr, processor }) = Request::decode(&buffer[..packet.length])
+        else {
             return Turn::End;
         };
+        let stderr = if has_stderr && packet.fds.len() == 3 { packet.fds.pop() } else { None };
         let (Some(page), Some(socket)) = (packet.fds.pop(), packet.fds.pop()) else {
-            // This process may not have so many descriptors.
-            self.report(Report::ForkFailed { worker, errno: process::TOO_MANY_FILES }, None);
-            return Turn::Next;
+            return self.refuse_for_want_of_descriptors(worker);
         };
-        self.fork(Job { worker, socket, page })
+        if stderr.is_some() != has_stderr {
+            return self.refuse_for_want_of_descriptors(worker);
+        }
+        self.fork(Job { worker, socket, page, stderr, processor })
+    }
+
+    /// This process may not have so many.
+    fn refuse_for_want_of_descriptors(&mut self, worker: u64) -> Turn {
+        self.report(Report::ForkFailed { worker, errno: process::TOO_MANY_FILES }, None);
+        Turn::Next
     }
 
     /// S1. What is left of `job` in the fork server is closed on return, so no later worker has it.
@@ -311,6 +343,36 @@ impl Server {
     }
 }
 
+/// Calls what is to be called before the first fork. It must leave this process as it must be to be forked.
+fn call_preload(name: Name) -> Result<(), Box<str>> {
+    let (descriptor, function) = call::find(name)?;
+    let mut text = Vec::new();
+    // SAFETY: I2 of `call`: the parent named them together.
+    let status = unsafe { descriptor.call(function, None, &[], &mut text) };
+    // Or every worker would print it again.
+    let _ = io::stdout().flush();
+    if status != Status::Returned {
+        return Err(String::from_utf8_lossy(&text).into());
+    }
+    // A thread that was waited for may take a moment to go.
+    let deadline = Instant::now() + THREADS_LIMIT;
+    loop {
+        match process::thread_count() {
+            Ok(1) => return Ok(()),
+            Ok(count) if Instant::now() >= deadline => {
+                let left = count - 1;
+                return Err(
+                    format!("it has left {left} thread(s) running, which no worker would have").into()
+                );
+            }
+            Ok(_) => thread::sleep(SHORTAGE_PAUSE),
+            Err(error) => {
+                return Err(format!("the threads of the fork server cannot be counted: {error}").into());
+            }
+        }
+    }
+}
+
 /// The first steps of a forked worker.
 fn become_worker(job: Job, server: u32) -> ! {
     // The session is the fork server's; the group is the worker's own, and whatever it starts is in it.
@@ -320,8 +382,17 @@ fn become_worker(job: Job, server: u32) -> ! {
         process::exit_now(WORKER_SETUP_FAILED);
     }
     process::set_name(&format!("cf-worker-{}", job.worker));
+    if let Some(processor) = job.processor {
+        // It was usable when the pool was built. Should it have gone since, the worker runs wherever it may.
+        let _ = process::pin_to(processor);
+    }
     let Ok(page) = SharedPage::open(job.page.as_fd()) else { process::exit_now(WORKER_SETUP_FAILED) };
     drop(job.page);
+    if let Some(stderr) = job.stderr
+        && Standard::Error.set(&stderr).is_err()
+    {
+        process::exit_now(WORKER_SETUP_FAILED);
+    }
     #[cfg(test)]
     let (socket, page) = super::tests::run_if_asked(job.socket, page);
     #[cfg(not(test))]

@@ -164,7 +164,7 @@ impl Worker {
 fn try_request(zygote: &Zygote, number: u64) -> Option<(OwnedFd, SharedPage)> {
     let (ours, theirs) = socket::stream_pair().unwrap();
     let (page, file) = SharedPage::create().unwrap();
-    match zygote.request_worker(number, theirs.as_fd(), file.as_fd()) {
+    match zygote.request_worker(number, theirs.as_fd(), file.as_fd(), None, None) {
         Ok(()) => Some((ours, page)),
         Err(error) if error.kind() == io::ErrorKind::WouldBlock => None,
         Err(error) => panic!("{error}"),
@@ -427,7 +427,7 @@ fn forked_comes_before_ended_even_if_the_worker_dies_at_once() {
         match next(&zygote) {
             Notice::Forked { worker, .. } => assert!(forked.insert(worker)),
             Notice::Ended { worker, .. } => assert!(forked.contains(&worker) && ended.insert(worker)),
-            failed @ Notice::ForkFailed { .. } => panic!("{failed:?}"),
+            other => panic!("{other:?}"),
         }
     }
     assert!(zygote.receive().unwrap().is_none());
@@ -466,7 +466,7 @@ fn a_dead_fork_server_takes_its_workers_along() {
         assert!(ends_within(&worker.pidfd, deadline.saturating_duration_since(Instant::now())));
     }
     let (socket, _other) = socket::stream_pair().unwrap();
-    let error = zygote.request_worker(1, socket.as_fd(), socket.as_fd()).unwrap_err();
+    let error = zygote.request_worker(1, socket.as_fd(), socket.as_fd(), None, None).unwrap_err();
     assert_eq!(error.kind(), io::ErrorKind::BrokenPipe);
 }
 
@@ -486,7 +486,7 @@ fn reports_sent_before_the_end_of_the_fork_server_still_arrive() {
 fn a_worker_that_cannot_be_set_up_ends() {
     let zygote = Zygote::start(&config()).unwrap();
     let (socket, theirs) = socket::stream_pair().unwrap();
-    zygote.request_worker(5, theirs.as_fd(), theirs.as_fd()).unwrap();
+    zygote.request_worker(5, theirs.as_fd(), theirs.as_fd(), None, None).unwrap();
     let worker = Worker::forked(next(&zygote), 5, socket, SharedPage::create().unwrap().0);
     assert!(matches!(next_end(&zygote, &worker), Exit::Code(code) if code != 0));
 }
