@@ -30,4 +30,5 @@ mod stress;
 mod tokens;
 mod waiting;
 mod wakeups;
+mod worker_local;
 mod workers;

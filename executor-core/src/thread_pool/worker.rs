@@ -29,6 +29,7 @@ use crate::panic_report;
 use crate::stats::WorkerInfo;
 use crate::sync::{Arc, AtomicU64, Mutex, Ordering, fence};
 use crate::task::{Started, Task};
+use crate::worker_local;
 
 use super::queue::{Forgotten, Local};
 use super::registry::Registry;
@@ -90,6 +91,7 @@ fn live(registry: Arc<Registry>, local: Local, desk: Arc<Desk>) {
     if is_initialized {
         say_goodbye(&registry);
     }
+    worker_local::leave();
     registry.join_ended();
 }
 
