@@ -40,11 +40,18 @@ use crate::task::{self, Details, Handle, Listener, Outcome, Phase, Watch};
 pub struct TaskFuture<T> {
     cell: Handle<T>,
     cancel_on_drop: bool,
+    /// It is of a future that a pool polls: that can be dropped even when it has begun.
+    is_polled: bool,
 }
 
 impl<T> TaskFuture<T> {
     pub(crate) const fn new(cell: Handle<T>) -> Self {
-        Self { cell, cancel_on_drop: false }
+        Self { cell, cancel_on_drop: false, is_polled: false }
+    }
+
+    pub(crate) const fn polled(mut self) -> Self {
+        self.is_polled = true;
+        self
     }
 
     /// Waits for the task and returns its value.
@@ -257,7 +264,8 @@ impl<T> TaskFuture<T> {
         self
     }
 
-    /// From now on, dropping this future cancels the task if it has not started.
+    /// From now on, dropping this future cancels the task if it has not started. One that a pool polls
+    /// ([`spawn_future`](crate::ThreadPoolExecutor::spawn_future)) it aborts, started or not.
     ///
     /// ```
     /// let (promise, future) = executor_core::Promise::<()>::new();
@@ -284,7 +292,11 @@ impl<T> TaskFuture<T> {
 impl<T> Drop for TaskFuture<T> {
     fn drop(&mut self) {
         if self.cancel_on_drop {
-            self.cancel();
+            if self.is_polled {
+                self.abort()
+            } else {
+                self.cancel()
+            };
         }
         self.cell.detach();
     }
@@ -487,6 +499,13 @@ impl<T: Send + 'static> Promise<T> {
 
     /// A promise whose future belongs to a pool: a forked child is refused, `cancel` and `abort` reach the
     /// [`Owner`](crate::owner::Owner).
+    ///
+    /// ```
+    /// use executor_core::{Promise, fork::PoolId};
+    /// let (promise, future) = Promise::of_pool(PoolId::next(), Some("resize".into()));
+    /// assert!(format!("{future:?}").contains("resize"));
+    /// promise.complete(Ok(()));
+    /// ```
     pub fn of_pool(pool: PoolId, label: Option<crate::sync::Arc<str>>) -> (Self, TaskFuture<T>) {
         let details = label.map(|label| Details { label: Some(label), ..Details::default() });
         let (promise, future) = task::promise(pool, details);
@@ -571,8 +590,25 @@ impl<T> Promise<T> {
         self.cell.is_cancelled()
     }
 
+    /// Whether the future was aborted.
+    pub(crate) fn is_aborted(&self) -> bool {
+        self.cell.is_aborted()
+    }
+
+    /// Whether the future was dropped: nobody will look at the outcome.
+    pub(crate) fn is_detached(&self) -> bool {
+        self.cell.is_detached()
+    }
+
     /// Distinguishes the task from every other one alive; what [`Owner::abort`](crate::owner::Owner::abort) is called
     /// with.
+    ///
+    /// ```
+    /// use executor_core::Promise;
+    /// let (first, _kept) = Promise::<()>::new();
+    /// let (second, _kept) = Promise::<()>::new();
+    /// assert_ne!(first.id(), second.id());
+    /// ```
     pub fn id(&self) -> usize {
         self.cell.id()
     }

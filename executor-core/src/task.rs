@@ -771,6 +771,17 @@ impl<T> Handle<T> {
         }
     }
 
+    /// Whether its cancel token is set.
+    pub(crate) fn is_aborted(&self) -> bool {
+        // ORDERING: relaxed: a token carries no data.
+        self.shared().header.state.load(Ordering::Relaxed) & ABORTED != 0
+    }
+
+    /// Whether its future was dropped.
+    pub(crate) fn is_detached(&self) -> bool {
+        self.shared().header.is_detached()
+    }
+
     /// Sets the cancel token.
     pub(crate) fn abort(&self) {
         // ORDERING: relaxed: a token carries no data.
