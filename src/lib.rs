@@ -109,6 +109,7 @@
 //!
 //! * `process` (default): [`ProcessPoolExecutor`]. Linux only; elsewhere, build with `default-features = false`.
 //! * `macros` (default): the [`task`] attribute.
+//! * `tracing`: a task on a thread runs in the `tracing` span that was current where it was submitted.
 
 #![forbid(unsafe_code)]
 
@@ -117,8 +118,8 @@ pub use executor_core::{
     Callee, Chunk, ClosureMapper, CurrentTask, DeathDetails, Executor, InitOutcome, Limit, LimitsCalls, Map,
     Mapper, Once, Options, PanicDetails, PanicReport, Payload, PoolStats, Promise, ReturnWhen, Scope,
     ScopedFuture, SharedContext, Shutdown, ShutdownReport, SubmitError, TaskError, TaskFuture,
-    ThreadPoolBuilder, ThreadPoolExecutor, Unfinished, Waited, WorkerDeath, WorkerInfo, as_completed,
-    as_completed_timeout, current_task, wait,
+    ThreadPoolBuilder, ThreadPoolExecutor, Unfinished, Waited, WorkerDeath, WorkerInfo, WorkerLocal,
+    as_completed, as_completed_timeout, current_task, wait,
 };
 #[cfg(feature = "macros")]
 pub use executor_macros::task;

@@ -20,7 +20,7 @@ const CORE: &[&[&str]] = &[
     &["task"],
     &["owner"],
     &["admission", "counters", "stats"],
-    &["codec"],
+    &["codec", "worker_local", "trace"],
     &["error", "panic_report", "fork", "os", "sync"],
 ];
 

@@ -44,18 +44,33 @@ pub enum BuildError {
 
 impl BuildError {
     /// An option with a value it cannot have: `problem` completes the sentence `<option> …`.
+    ///
+    /// ```
+    /// let error = executor_core::BuildError::invalid("max_workers", "must be at least 1, got 0");
+    /// assert_eq!(error.to_string(), "max_workers must be at least 1, got 0");
+    /// ```
     #[must_use]
     pub fn invalid(option: &'static str, problem: impl Into<String>) -> Self {
         Self::InvalidOption { option, problem: problem.into() }
     }
 
     /// The start-up failed for a reason of its own.
+    ///
+    /// ```
+    /// assert!(executor_core::BuildError::startup("no licence").to_string().contains("no licence"));
+    /// ```
     #[must_use]
     pub fn startup(reason: impl Into<Box<dyn Error + Send + Sync>>) -> Self {
         Self::Startup(reason.into())
     }
 
     /// The system refused `action`.
+    ///
+    /// ```
+    /// let source = std::io::Error::other("too many of them");
+    /// let error = executor_core::BuildError::system("start a thread", source);
+    /// assert!(error.to_string().contains("start a thread"));
+    /// ```
     #[must_use]
     pub fn system(action: impl Into<String>, source: std::io::Error) -> Self {
         Self::System { action: action.into(), source }
@@ -140,6 +155,14 @@ pub enum SubmitError<F, A> {
 
 impl<F, A> SubmitError<F, A> {
     /// The function and the argument that were not submitted.
+    ///
+    /// ```
+    /// let pool = executor_core::ThreadPoolExecutor::new(1)?;
+    /// pool.shutdown();
+    /// let (function, argument) = pool.try_submit(|n: u32| n + 1, 41).unwrap_err().into_parts();
+    /// assert_eq!(function(argument), 42);
+    /// # Ok::<(), executor_core::BuildError>(())
+    /// ```
     pub fn into_parts(self) -> (F, A) {
         match self {
             Self::Full { function, argument }
@@ -354,6 +377,11 @@ pub struct DeathDetails {
 
 impl WorkerDeath {
     /// A death of which only the process and the task's run time are known yet.
+    ///
+    /// ```
+    /// let death = executor_core::WorkerDeath::new(17, std::time::Duration::from_secs(1));
+    /// assert_eq!((death.pid, death.exit_code), (17, None));
+    /// ```
     #[must_use]
     pub fn new(pid: u32, run_time: Duration) -> Self {
         Self(Box::new(DeathDetails {

@@ -50,6 +50,12 @@ impl<T> TaskFuture<T> {
         Self { cell }
     }
 
+    /// It is of a future that a pool polls: that can be dropped even when it has begun.
+    pub(crate) fn polled(self) -> Self {
+        self.cell.polled();
+        self
+    }
+
     /// Waits for the task and returns its value.
     ///
     /// # Errors
@@ -260,7 +266,8 @@ impl<T> TaskFuture<T> {
         self
     }
 
-    /// From now on, dropping this future cancels the task if it has not started.
+    /// From now on, dropping this future cancels the task if it has not started. One that a pool polls
+    /// ([`spawn_future`](crate::ThreadPoolExecutor::spawn_future)) it aborts, started or not.
     ///
     /// ```
     /// let (promise, future) = executor_core::Promise::<()>::new();
@@ -513,6 +520,13 @@ impl<T: Send + 'static> Promise<T> {
 
     /// A promise whose future belongs to a pool: a forked child is refused, `cancel` and `abort` reach the
     /// [`Owner`](crate::owner::Owner).
+    ///
+    /// ```
+    /// use executor_core::{Promise, fork::PoolId};
+    /// let (promise, future) = Promise::of_pool(PoolId::next(), Some("resize".into()));
+    /// assert!(format!("{future:?}").contains("resize"));
+    /// promise.complete(Ok(()));
+    /// ```
     pub fn of_pool(pool: PoolId, label: Option<crate::sync::Arc<str>>) -> (Self, TaskFuture<T>) {
         let details = label.map(|label| Details { label: Some(label), ..Details::default() });
         let (promise, future) = task::promise(pool, details);
@@ -597,8 +611,25 @@ impl<T> Promise<T> {
         self.cell.is_cancelled()
     }
 
+    /// Whether the future was aborted.
+    pub(crate) fn is_aborted(&self) -> bool {
+        self.cell.is_aborted()
+    }
+
+    /// Whether the future was dropped: nobody will look at the outcome.
+    pub(crate) fn is_detached(&self) -> bool {
+        self.cell.is_detached()
+    }
+
     /// Distinguishes the task from every other one alive; what [`Owner::abort`](crate::owner::Owner::abort) is called
     /// with.
+    ///
+    /// ```
+    /// use executor_core::Promise;
+    /// let (first, _kept) = Promise::<()>::new();
+    /// let (second, _kept) = Promise::<()>::new();
+    /// assert_ne!(first.id(), second.id());
+    /// ```
     pub fn id(&self) -> usize {
         self.cell.id()
     }

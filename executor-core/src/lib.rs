@@ -13,7 +13,7 @@
 //!   task          the one heap cell
 //!   owner         the way from a task back to its pool
 //!   admission · counters · stats
-//!   codec
+//!   codec · worker_local · trace
 //!   error · panic_report · fork · os · sync
 //!
 //!   unsafe code: task (the cell), scope (lifetimes), fork and os (one system call each)
@@ -37,7 +37,9 @@ mod stats;
 pub mod sync;
 mod task;
 mod thread_pool;
+mod trace;
 mod wait;
+mod worker_local;
 
 pub use call::{CallLimits, CallOptions, Callable, Callee, Chunk, Payload, SharedContext};
 pub use current::{CurrentTask, current_task};
@@ -53,6 +55,7 @@ pub use thread_pool::{
 pub use wait::{
     AsCompleted, AsCompletedTimeout, ReturnWhen, Unfinished, Waited, as_completed, as_completed_timeout, wait,
 };
+pub use worker_local::WorkerLocal;
 
 /// How many processors this process may use, by affinity and cgroup quota: the one place that asks.
 ///

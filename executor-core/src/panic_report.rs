@@ -68,6 +68,10 @@ type Payload = Mutex<Option<Box<dyn Any + Send>>>;
 
 impl PanicReport {
     /// A report that knows only its message, for executors that learn of a panic in their own way.
+    ///
+    /// ```
+    /// assert_eq!(executor_core::PanicReport::new("boom").to_string(), "boom");
+    /// ```
     #[must_use]
     pub fn new(message: impl Into<String>) -> Self {
         Self {

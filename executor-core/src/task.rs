@@ -69,8 +69,8 @@ use crate::sync::{Access, Arc, AtomicPtr, AtomicU32, Mutex, Ordering, Unparker, 
 mod word;
 
 use word::{
-    ABORTED, BOUND, CANCEL_ON_DROP, CANCELLED, DETACHED, Ended, FINISHED, PENDING, RESERVED, RUNNING, SET,
-    SETTLING, TAKEN, TIMED, Word,
+    ABORTED, BOUND, CANCEL_ON_DROP, CANCELLED, DETACHED, Ended, FINISHED, PENDING, POLLED, RESERVED, RUNNING,
+    SET, SETTLING, TAKEN, TIMED, Word,
 };
 
 /// What a task ends in.
@@ -742,6 +742,21 @@ impl<T> Handle<T> {
         self.header().word.flag(CANCEL_ON_DROP);
     }
 
+    /// Whether its cancel token is set.
+    pub(crate) fn is_aborted(&self) -> bool {
+        self.header().word.glance().has(ABORTED)
+    }
+
+    /// Whether its future was dropped.
+    pub(crate) fn is_detached(&self) -> bool {
+        self.header().word.glance().has(DETACHED)
+    }
+
+    /// It is of a future that a pool polls.
+    pub(crate) fn polled(&self) {
+        self.header().word.flag(POLLED);
+    }
+
     /// Sets the cancel token.
     pub(crate) fn abort(&self) {
         self.header().word.flag(ABORTED);
@@ -821,8 +836,13 @@ impl<T> Handle<T> {
 
 impl<T> Drop for Handle<T> {
     fn drop(&mut self) {
-        if self.header().word.glance().has(CANCEL_ON_DROP) && !self.pool().is_inherited() {
-            self.cancel();
+        let state = self.header().word.glance();
+        if state.has(CANCEL_ON_DROP) && !self.pool().is_inherited() {
+            let is_over = self.cancel() || self.is_finished();
+            if !is_over && state.has(POLLED) {
+                self.abort();
+                owner::abort(self.pool(), self.id());
+            }
         }
         if self.header().word.detach() {
             free_last(self.header);

@@ -49,7 +49,7 @@ fn the_counters_add_up_at_every_instant() {
                     while Instant::now() < until && !looker.is_finished() {
                         n = n.wrapping_add(1);
                         let inside = pool.clone();
-                        match n % 8 {
+                        match n % 12 {
                             0 => drop(pool.spawn(panic_quietly)),
                             1 => {
                                 pool.spawn(|| ()).cancel();
@@ -59,12 +59,17 @@ fn the_counters_add_up_at_every_instant() {
                             4 => drop(pool.options().timeout(Duration::from_micros(50)).submit(|()| (), ())),
                             5 => drop(pool.try_submit(|n: u32| n, 2)),
                             6 => drop(pool.options().priority(1).submit(|()| (), ())),
+                            7 => drop(pool.options().retries(2).submit(|()| panic_quietly(), ())),
+                            8 => drop(pool.spawn_future(std::future::pending::<()>()).abort()),
+                            9 => pool.scope(|s| drop(s.spawn(|| inside.join(|| (), || ())))),
+                            10 => pool.set_max_workers(workers + n as usize % 3).unwrap(),
                             _ => drop(pool.spawn(move || inside.blocking(|| ()))),
                         }
                     }
                 });
             }
         });
+        pool.set_max_workers(workers).unwrap();
         stop.store(true, Ordering::Relaxed);
         let samples = looker.join().unwrap();
         assert!(pool.shutdown().is_complete());

@@ -32,4 +32,5 @@ mod stress;
 mod tokens;
 mod waiting;
 mod wakeups;
+mod worker_local;
 mod workers;

@@ -1,7 +1,7 @@
 //! The state word of a task: its phase, its flags, and how many references there are, in one atomic.
 //!
 //! ```text
-//!   63            32 31      13 12           3 2     0
+//!   63            32 31      14 13           3 2     0
 //!   │  references   │          │    flags     │ phase │
 //! ```
 //!
@@ -47,6 +47,8 @@ const LATE: u64 = 1 << 10;
 const LAUNCHED_IN_TIME: u64 = TIMED | LAUNCHED;
 /// Dropping its future cancels it.
 pub(super) const CANCEL_ON_DROP: u64 = 1 << 11;
+/// It is of a future that a pool polls: dropping that is possible after its start, too. Never changes.
+pub(super) const POLLED: u64 = 1 << 13;
 /// A worker's stack needs it, so it runs: nobody can cancel or refuse it. Never changes.
 pub(super) const BOUND: u64 = 1 << 12;
 

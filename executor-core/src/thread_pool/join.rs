@@ -23,6 +23,7 @@ use crate::future::settle;
 use crate::host::{self, Host};
 use crate::sync::thread_local;
 use crate::task::{self, Handle, Outcome};
+use crate::trace::Here;
 
 use super::pool::ThreadPoolExecutor;
 use super::queue::Local;
@@ -114,8 +115,9 @@ impl ThreadPoolExecutor {
         else {
             return (a(), b());
         };
+        let here = Here::now();
         // SAFETY: J1: `finish` waits for it and takes the outcome, and nothing before that unwinds.
-        let (queued, forked) = unsafe { task::new_borrowed(registry.id, true, b) };
+        let (queued, forked) = unsafe { task::new_borrowed(registry.id, true, move || here.within(b)) };
         // Where the pool has begun to end meanwhile, it runs here at the latest.
         let _ = registry.accept(queued, admission);
         let a = catch_unwind(AssertUnwindSafe(a));
@@ -134,8 +136,9 @@ impl ThreadPoolExecutor {
             Ok(admission) => admission,
             Err(refusal) => raise_error(&refusal.into()),
         };
+        let here = Here::now();
         // SAFETY: J1: it is waited for and its outcome taken, and nothing before that unwinds.
-        let (queued, mut sent) = unsafe { task::new_borrowed(registry.id, false, work) };
+        let (queued, mut sent) = unsafe { task::new_borrowed(registry.id, false, move || here.within(work)) };
         if let Err(refusal) = registry.accept(queued, admission)
             && sent.refuse(refusal.into())
         {

@@ -15,6 +15,7 @@ use crate::map::{Map, Mapper};
 use crate::stats::{PoolStats, ShutdownReport, WorkerInfo};
 use crate::sync::Arc;
 use crate::task::{self, Details};
+use crate::trace::Here;
 
 use super::builder::{ThreadPoolBuilder, check_max_workers};
 use super::chunk;
@@ -382,7 +383,7 @@ impl ThreadPoolExecutor {
         R: Send + 'static,
     {
         let registry = self.registry();
-        let (task, future) = task::new(registry.id, details, work);
+        let (task, future) = task::new(registry.id, details, Here::now().carry(work));
         if let Err(refusal) = registry.accept(task, admission)
             && future.refuse(refusal.into())
         {
@@ -552,12 +553,14 @@ impl Options<'_, ThreadPoolExecutor> {
 pub struct ClosureMapper<F, Runs = Once> {
     pool: ThreadPoolExecutor,
     f: Arc<F>,
+    /// Where the map was made.
+    span: Here,
     runs: PhantomData<fn() -> Runs>,
 }
 
 impl<F, Runs> ClosureMapper<F, Runs> {
     fn new(pool: &ThreadPoolExecutor, f: F) -> Self {
-        Self { pool: pool.clone(), f: Arc::new(f), runs: PhantomData }
+        Self { pool: pool.clone(), f: Arc::new(f), span: Here::now(), runs: PhantomData }
     }
 }
 
@@ -571,7 +574,7 @@ where
 
     fn send(&self, items: Vec<A>, options: &CallOptions) -> TaskFuture<Chunk<R>> {
         let (f, retry) = (Arc::clone(&self.f), self.pool.retry(options));
-        chunk::submit(&self.pool, items, options, move |item| Ok(retry.run(&*f, item)))
+        self.span.within(|| chunk::submit(&self.pool, items, options, move |item| Ok(retry.run(&*f, item))))
     }
 
     fn max_workers(&self) -> usize {
@@ -589,7 +592,7 @@ where
 
     fn send(&self, items: Vec<A>, options: &CallOptions) -> TaskFuture<Chunk<R>> {
         let f = Arc::clone(&self.f);
-        chunk::submit(&self.pool, items, options, move |item| Ok(f(item)))
+        self.span.within(|| chunk::submit(&self.pool, items, options, move |item| Ok(f(item))))
     }
 
     fn max_workers(&self) -> usize {

@@ -18,6 +18,7 @@
 mod loom;
 
 use std::io;
+use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
 use crate::admission::{Capacity, Refusal};
@@ -25,16 +26,18 @@ use crate::counters::Counters;
 use crate::error::TaskError;
 use crate::executor::Shutdown;
 use crate::fork::PoolId;
+use crate::future::TaskFuture;
 use crate::host;
 use crate::owner::Owner;
 use crate::panic_report::{self, PanicReport};
 use crate::stats::{PoolStats, ShutdownReport, WorkerInfo};
 use crate::sync::thread::{self, JoinHandle, ThreadId};
 use crate::sync::{Arc, AtomicBool, AtomicU32, AtomicUsize, Condvar, Mutex, MutexGuard, Ordering, fence};
-use crate::task::Task;
+use crate::task::{self, Task};
 
 use super::queue::Queue;
 use super::sleep::{Sleep, Wake};
+use super::spawn_future::Futures;
 use super::timer::Timer;
 use super::worker::{self, Desk};
 
@@ -68,6 +71,8 @@ pub(super) struct Registry {
     initializing: AtomicUsize,
     /// How often `max_workers` was changed.
     resizes: AtomicUsize,
+    /// The futures that the pool polls, from the first one on.
+    futures: OnceLock<Arc<Futures>>,
     life: Mutex<Life>,
     /// Told whenever a worker ends.
     ended: Condvar,
@@ -94,6 +99,8 @@ const BROKEN: u32 = 2;
 pub(super) enum WhenFull {
     Wait,
     Refuse,
+    /// Takes a place that is not there: for whoever must neither wait nor be refused.
+    Exceed,
 }
 
 /// The proof that a task may be accepted, with its place in a bounded queue.
@@ -118,6 +125,7 @@ impl Registry {
             is_cancelling: AtomicBool::new(false),
             initializing: AtomicUsize::new(0),
             resizes: AtomicUsize::new(0),
+            futures: OnceLock::new(),
             life: Mutex::new(Life::default()),
             ended: Condvar::new(),
             desks: Mutex::new(Vec::new()),
@@ -144,8 +152,13 @@ impl Registry {
         if !self.capacity.is_bounded() || self.capacity.try_take() {
             return Ok(Admission::Queue);
         }
-        if when_full == WhenFull::Refuse {
-            return Err(Refusal::Full);
+        match when_full {
+            WhenFull::Refuse => return Err(Refusal::Full),
+            WhenFull::Exceed => {
+                self.capacity.take_anyway();
+                return Ok(Admission::Queue);
+            }
+            WhenFull::Wait => {}
         }
         if let Some(has_room) = host::with_worker_of(self.id, |host| host.has_room()) {
             if has_room {
@@ -191,6 +204,42 @@ impl Registry {
         }
         self.wake_fenced();
         Ok(())
+    }
+
+    /// Queues `work`, whose outcome nobody asks for. If it is refused, it is dropped unrun.
+    pub(super) fn enqueue(self: &Arc<Self>, when_full: WhenFull, work: impl FnOnce() + Send + 'static) {
+        let admission = self.admit(when_full);
+        let (task, future) = task::new(self.id, None, work);
+        let future = TaskFuture::new(future);
+        match admission {
+            Err(refusal) => {
+                task.refuse(refusal.into());
+            }
+            Ok(admission) => {
+                if let Err(refusal) = self.accept(task, admission)
+                    && future.cell().refuse(refusal.into())
+                {
+                    self.withdrawn();
+                }
+            }
+        }
+    }
+
+    /// Why a task would be refused now.
+    pub(super) fn refusal(&self) -> Option<TaskError> {
+        self.check().err().map(TaskError::from)
+    }
+
+    /// The futures that the pool polls.
+    pub(super) fn futures(&self) -> &Arc<Futures> {
+        self.futures.get_or_init(Futures::new)
+    }
+
+    /// Wakes all futures that the pool polls: they find that it is over.
+    fn end_futures(&self) {
+        if let Some(futures) = self.futures.get() {
+            futures.wake_all();
+        }
     }
 
     /// A task that was counted as submitted was refused after all. What is left of it in the queue must not keep a
@@ -396,6 +445,7 @@ impl Registry {
         self.capacity.wake_all();
         self.sleep.wake_all();
         self.ended.notify_all();
+        self.end_futures();
     }
 
     fn refuse_all(&self, refuse: &dyn Fn(Task)) {
@@ -435,6 +485,7 @@ impl Registry {
         let mut cancelled = if how == Shutdown::Cancel { self.cancel_all() } else { 0 };
         self.sleep.wake_all();
         self.see_to_queue(); // all workers may have ended
+        self.end_futures();
         let waits = how != Shutdown::Background && !self.is_own_thread();
         let mut is_over = false;
         if waits {
@@ -553,6 +604,9 @@ impl Owner for Registry {
 impl Drop for Registry {
     fn drop(&mut self) {
         crate::owner::unregister(self.id);
+        if let Some(futures) = self.futures.get() {
+            futures.strike_out();
+        }
         self.timer.stop();
         // Nothing can be queued here: a submit needs a handle, and the last handle has shut the pool down. Should it be
         // so all the same, nobody shall wait for ever.

@@ -26,6 +26,7 @@ use crate::host::{self, Host};
 use crate::panic_report;
 use crate::sync::{AtomicBool, AtomicU64, Mutex, Ordering};
 use crate::task::{self, Handle};
+use crate::trace::Here;
 
 use super::join::finish;
 use super::pool::ThreadPoolExecutor;
@@ -109,9 +110,11 @@ impl ThreadPoolExecutor {
         let registry = self.registry();
         for share in 1..map.shares.len() {
             let Ok(admission) = registry.admit(WhenFull::Refuse) else { return };
+            let here = Here::now();
             // SAFETY: M3: it is waited for by `Helpers`, which goes before `map`.
-            let (queued, helper) =
-                unsafe { task::new_borrowed(registry.id, false, move || map.work(share, || ())) };
+            let (queued, helper) = unsafe {
+                task::new_borrowed(registry.id, false, move || here.within(|| map.work(share, || ())))
+            };
             if let Err(refusal) = registry.accept(queued, admission)
                 && helper.refuse(refusal.into())
             {

@@ -27,6 +27,7 @@ use crate::panic_report;
 use crate::stats::WorkerInfo;
 use crate::sync::{Arc, AtomicBool, AtomicU64, Mutex, Ordering, Parker, Unparker, fence, thread};
 use crate::task::{Started, Task};
+use crate::worker_local;
 
 use super::join;
 use super::queue::Local;
@@ -90,6 +91,7 @@ fn live(registry: Arc<Registry>, local: Local, desk: Arc<Desk>) {
     if is_initialized {
         say_goodbye(&registry);
     }
+    worker_local::leave();
     registry.join_ended();
 }
 
