@@ -6,7 +6,7 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 source ci/nightly.sh
 need_nightly
-export RUSTFLAGS="${RUSTFLAGS:-} -Zsanitizer=address" RUST_BACKTRACE="${RUST_BACKTRACE:-0}"
+export RUSTFLAGS="${RUSTFLAGS:-} -Zsanitizer=address --cfg asan" RUST_BACKTRACE="${RUST_BACKTRACE:-0}"
 export ASAN_OPTIONS="${ASAN_OPTIONS:-detect_leaks=1}"
 if [ "${1:-}" = short ]; then
     sanitized address -p executor-core --test miri

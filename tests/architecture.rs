@@ -44,6 +44,8 @@ const ISLANDS: &[&str] = &[
     "executor-core/src/fork.rs",
     "executor-core/src/os.rs",
     "executor-core/src/task.rs",
+    "executor-core/src/task/store.rs",
+    "executor-core/src/thread_pool/injector.rs",
     "executor-core/src/thread_pool/join.rs",
     "executor-core/src/thread_pool/scope.rs",
     "executor-core/src/thread_pool/slice.rs",

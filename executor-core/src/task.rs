@@ -51,6 +51,7 @@
 #[cfg(all(test, loom))]
 mod loom;
 
+use std::alloc::Layout;
 use std::marker::PhantomData;
 use std::mem::{ManuallyDrop, forget, offset_of};
 use std::ops::Deref;
@@ -66,6 +67,7 @@ use crate::owner;
 use crate::panic_report;
 use crate::sync::{Access, Arc, AtomicPtr, AtomicU32, Mutex, Ordering, Unparker, UnsafeCell, thread_local};
 
+mod store;
 mod word;
 
 use word::{
@@ -229,7 +231,7 @@ where
         None => std::ptr::null_mut(),
         details => Extra::<T>::new(details),
     };
-    let cell = Box::new(Cell::<F, T> {
+    let cell = Cell::<F, T> {
         header: Header {
             vtable: &VTable {
                 execute: execute::<F, T>,
@@ -245,8 +247,11 @@ where
             access: Access::new(),
         },
         slot: UnsafeCell::new(Slot { work: ManuallyDrop::new(work) }),
-    });
-    let cell = NonNull::from(Box::leak(cell)).cast();
+    };
+    let place = store::take(Layout::new::<Cell<F, T>>()).cast::<Cell<F, T>>();
+    // SAFETY: memory for a cell, and nobody else's.
+    unsafe { place.write(cell) };
+    let cell = place.cast();
     (Task(cell), Handle { header: cell, value: PhantomData })
 }
 
@@ -315,8 +320,9 @@ unsafe fn free<F, T>(header: NonNull<Header>) {
         let extra = unsafe { Box::from_raw(extra.cast::<Extra<T>>()) };
         panic_report::swallow(|| drop(extra));
     }
-    // SAFETY: R5, the last reference, and `new` made the cell as such a box.
-    drop(unsafe { Box::from_raw(header.cast::<Cell<F, T>>().as_ptr()) });
+    // Nothing is left in it that needs dropping.
+    // SAFETY: R5, the last reference; `make` took the memory with this layout.
+    unsafe { store::give(header.cast(), Layout::new::<Cell<F, T>>()) };
 }
 
 /// Where the closure or the outcome is. By pointer, never through a reference to the beginning of the cell: such a
@@ -551,6 +557,24 @@ impl Task {
     /// Distinguishes it from every other task alive.
     pub(crate) fn id(&self) -> usize {
         self.0.as_ptr().addr()
+    }
+}
+
+impl Task {
+    /// The reference as a pointer, for a queue of words.
+    pub(crate) fn into_raw(self) -> NonNull<()> {
+        let cell = self.0.cast();
+        forget(self);
+        cell
+    }
+
+    /// The reference again.
+    ///
+    /// # Safety
+    ///
+    /// `cell` comes from [`into_raw`](Self::into_raw), and this is called once for it.
+    pub(crate) const unsafe fn from_raw(cell: NonNull<()>) -> Self {
+        Self(cell.cast())
     }
 }
 

@@ -8,7 +8,7 @@ pub use std::thread_local;
 
 pub use crossbeam_utils::sync::{Parker, Unparker};
 
-use std::sync::PoisonError;
+use std::sync::{PoisonError, TryLockError};
 use std::time::Duration;
 
 // Aliases: the lint looks through a re-export, and would complain at every use of one.
@@ -38,6 +38,15 @@ impl<T> Mutex<T> {
     /// What it guarded.
     pub fn into_inner(self) -> T {
         self.0.into_inner().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The lock, if nobody holds it.
+    pub fn try_lock(&self) -> Option<MutexGuard<'_, T>> {
+        match self.0.try_lock() {
+            Ok(guard) => Some(guard),
+            Err(TryLockError::Poisoned(error)) => Some(error.into_inner()),
+            Err(TryLockError::WouldBlock) => None,
+        }
     }
 
     /// Waits for the lock.

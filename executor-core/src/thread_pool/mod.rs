@@ -7,6 +7,7 @@
 
 mod builder;
 mod chunk;
+mod injector;
 mod join;
 mod pool;
 mod queue;

@@ -22,9 +22,11 @@ use std::sync::OnceLock;
 use crossbeam_utils::CachePadded;
 
 use crate::counters::OwnCounters;
-use crate::sync::deque::{Injector, Steal, Stealer, Worker};
+use crate::sync::deque::{Steal, Stealer, Worker};
 use crate::sync::{Arc, AtomicUsize, Mutex, Ordering};
 use crate::task::Task;
+
+use super::injector::Injector;
 
 /// Of so many tasks in a row, one is taken by age. Smaller costs cache misses; larger lets them wait longer. Told in the
 /// docs of `Options::priority`.
@@ -47,7 +49,7 @@ const MOST_VICTIMS: usize = 64;
 
 #[derive(Debug)]
 pub(super) struct Queue {
-    injector: Injector<Task>,
+    injector: Injector,
     urgent: Ranked,
     later: Ranked,
     slots: Slots,

@@ -331,7 +331,7 @@ impl Registry {
     }
 
     /// How many threads were started and not joined.
-    #[cfg(test)]
+    #[cfg(all(test, not(loom)))]
     pub(super) fn started_threads(&self) -> usize {
         self.life.lock().threads.len()
     }
