@@ -420,9 +420,8 @@ fn a_shutdown_waits_for_the_thread_locals_of_workers_that_ended_long_ago() {
         eventually(|| pool.stats().workers == 0);
     }
     let (sender, receiver) = std::sync::mpsc::channel();
-    let ends = pool.clone();
     let ending = std::thread::spawn(move || {
-        let report = ends.shutdown();
+        let report = pool.shutdown();
         sender.send(()).unwrap();
         report
     });

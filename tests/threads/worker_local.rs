@@ -165,8 +165,7 @@ fn a_maker_that_panics_is_asked_again() {
         })
     };
     assert!(pool.spawn(panics).result().unwrap_err().is_panic());
-    let inside = local.clone();
-    assert_eq!(pool.spawn(move || inside.with(|values| values.borrow().clone())).result().unwrap(), [1, 2]);
+    assert_eq!(pool.spawn(move || local.with(|values| values.borrow().clone())).result().unwrap(), [1, 2]);
     assert_eq!(runs.load(Ordering::SeqCst), 2);
     // A destructor that panics harms nobody.
     struct Bad;

@@ -57,7 +57,7 @@ struct End {
 }
 
 struct Block {
-    next: AtomicPtr<Block>,
+    next: AtomicPtr<Self>,
     read: AtomicUsize,
     slots: [AtomicPtr<()>; CAPACITY],
     /// Tells a model checker who uses the block, and who has it for itself (Q3).
@@ -224,7 +224,7 @@ impl Injector {
     }
 
     /// Keeps a block to be used again, or frees it.
-    fn keep(&self, mut block: Box<Block>) {
+    fn keep(&self, block: Box<Block>) {
         if let Some(mut kept) = self.kept.try_lock()
             && kept.len() < MOST_KEPT
         {
@@ -254,7 +254,7 @@ impl Block {
     }
 
     /// Makes it as good as new. It is in nobody's hands, so the order is that of whatever hands it on.
-    fn clear(&mut self) {
+    fn clear(&self) {
         // ORDERING: relaxed, as said.
         self.next.store(ptr::null_mut(), Ordering::Relaxed);
         self.read.store(0, Ordering::Relaxed);
