@@ -39,7 +39,7 @@ const CAPACITY: usize = if cfg!(loom) { 2 } else { 63 };
 const LAP: usize = CAPACITY + 1;
 
 /// Blocks kept for those who push: 32 KiB. In a model every block is a new one.
-const MOST_KEPT: usize = if cfg!(loom) { 0 } else { 64 };
+const MOST_KEPT: usize = 64;
 
 /// A queue for all.
 #[derive(Debug)]
@@ -226,6 +226,7 @@ impl Injector {
     /// Keeps a block to be used again, or frees it.
     fn keep(&self, block: Box<Block>) {
         if let Some(mut kept) = self.kept.try_lock()
+            && !cfg!(loom)
             && kept.len() < MOST_KEPT
         {
             block.clear();
