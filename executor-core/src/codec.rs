@@ -55,7 +55,7 @@ pub fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Box<str>> {
 
 const FORMAT: bincode::config::Configuration = bincode::config::standard();
 
-#[cfg(test)]
+#[cfg(all(test, not(loom)))]
 mod tests {
     use super::*;
 
