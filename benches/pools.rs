@@ -2,7 +2,7 @@
 //!
 //! Rows T1 to T8 and P1 to P4 are those of the design's goals. Every figure is the median of several repetitions with a
 //! fresh pool each, its results checked; the fastest one stands beside it. Machines differ: the figures say only how much
-//! a task costs here.
+//! a task costs here. An argument chooses the rows whose names hold it: `cargo bench --bench pools -- P1`.
 
 use std::time::{Duration, Instant};
 
@@ -124,6 +124,10 @@ fn pool_of(workers: usize) -> ThreadPoolExecutor {
 }
 
 fn row(name: &str, repetitions: usize, mut measure: impl FnMut() -> Duration) {
+    let mut chosen = std::env::args().skip(1).filter(|argument| !argument.starts_with("--")).peekable();
+    if chosen.peek().is_some() && !chosen.any(|part| name.contains(&part)) {
+        return;
+    }
     let mut times: Vec<Duration> = (0..repetitions).map(|_| measure()).collect();
     times.sort();
     println!("{name:<62} {:>12.1?} {:>12.1?}", times[times.len() / 2], times[0]);

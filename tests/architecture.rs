@@ -31,7 +31,7 @@ const PROCESS: &[&[&str]] = &[
     &["worker", "job"],
     &["zygote", "startup"],
     &["worker_main"],
-    &["call", "wire", "gate", "codec"],
+    &["call", "wire", "gate", "ring", "codec"],
     &["image", "sys", "sync"],
 ];
 

@@ -16,6 +16,7 @@ use executor_core::{
 
 use crate::call::{self, Name};
 use crate::codec;
+use crate::ring::Records;
 use crate::sync::Arc;
 use crate::wire::{CallHead, Panic, Status};
 
@@ -48,6 +49,8 @@ trait Completion: Send {
     fn promise(&self) -> Option<&dyn Pledge>;
     /// Decodes the answer to an item, or takes its error.
     fn answer(&mut self, item: usize, answer: Result<&[u8], TaskError>);
+    /// Decodes the results of consecutive items.
+    fn answer_all(&mut self, first: usize, results: &mut Records<'_>);
     /// Every item is answered.
     fn complete(&mut self, run_time: Duration);
     /// Ends the future whatever is missing.
@@ -373,6 +376,19 @@ impl Job {
         (self.answered.get() == self.items()).then_some(Finished { job: self, ending })
     }
 
+    /// Consecutive items have returned; says how the whole came out if the last one is among them.
+    #[must_use]
+    pub(crate) fn answer_all(&self, first: usize, results: &mut Records<'_>) -> Option<Finished<'_>> {
+        if self.stage.get() == Stage::Over {
+            results.for_each(drop);
+            return None;
+        }
+        self.submission.completion.borrow_mut().answer_all(first, results);
+        self.answered.set(self.answered.get() + usize::try_from(results.count).unwrap_or(usize::MAX));
+        self.run_time.set(self.run_time.get() + Duration::from_nanos(results.time));
+        (self.answered.get() == self.items()).then_some(Finished { job: self, ending: Ending::Returned })
+    }
+
     /// Ends the future with `error`, whatever is missing.
     pub(crate) fn fail(&self, error: TaskError) -> Ended {
         self.end(|completion| completion.fail(error))
@@ -423,6 +439,10 @@ pub(crate) struct Finished<'a> {
 }
 
 impl Finished<'_> {
+    pub(crate) fn order(&self) -> u64 {
+        self.job.order
+    }
+
     pub(crate) fn publish(self) {
         self.job.stage.set(Stage::Over);
         self.job.submission.completion.borrow_mut().complete(self.job.run_time.get());
@@ -502,6 +522,12 @@ impl<R: Payload> Completion for One<R> {
         self.outcome = Some(answer.and_then(|bytes| codec::decode(bytes).map_err(TaskError::Decode)));
     }
 
+    fn answer_all(&mut self, first: usize, results: &mut Records<'_>) {
+        if let Some(bytes) = results.next() {
+            self.answer(first, Ok(bytes));
+        }
+    }
+
     fn complete(&mut self, _: Duration) {
         if let (Some(promise), Some(outcome)) = (self.promise.take(), self.outcome.take()) {
             promise.complete(outcome);
@@ -537,6 +563,12 @@ impl<R: Payload> Completion for Many<R> {
     fn answer(&mut self, item: usize, answer: Result<&[u8], TaskError>) {
         let result = answer.and_then(|bytes| codec::decode(bytes).map_err(TaskError::Decode));
         self.results[self.places[item]] = Some(result);
+    }
+
+    fn answer_all(&mut self, first: usize, results: &mut Records<'_>) {
+        for (place, bytes) in self.places[first..].iter().zip(results) {
+            self.results[*place] = Some(codec::decode(bytes).map_err(TaskError::Decode));
+        }
     }
 
     fn complete(&mut self, run_time: Duration) {

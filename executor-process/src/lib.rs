@@ -11,7 +11,7 @@
 //!   worker · job         one child · what it is to run
 //!   zygote · startup     the fork server and its start before `main`, on both sides
 //!                                                             worker_main     the loop that runs tasks
-//!   call · wire · gate · codec                                what crosses, and how
+//!   call · wire · gate · ring · codec                            what crosses, and how
 //!   image · sys · sync   addresses, system calls, locks
 //! ```
 
@@ -37,6 +37,8 @@ mod image;
 mod job;
 #[cfg(target_os = "linux")]
 mod pool;
+#[cfg(target_os = "linux")]
+mod ring;
 #[cfg(target_os = "linux")]
 mod shared;
 #[cfg(target_os = "linux")]

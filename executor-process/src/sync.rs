@@ -5,4 +5,4 @@
 
 #[cfg(test)]
 pub(crate) use executor_core::sync::AtomicU32;
-pub(crate) use executor_core::sync::{Arc, AtomicBool, AtomicU64, AtomicUsize, Condvar, Mutex, Ordering};
+pub(crate) use executor_core::sync::{Arc, AtomicBool, AtomicU64, AtomicUsize, Condvar, Mutex, Ordering, fence};

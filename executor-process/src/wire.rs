@@ -15,6 +15,8 @@
 //! | `Lift` | to the worker | | nothing: see [`gate`](crate::gate) |
 //! | `Reply` | to the parent | the number of the task | by status: the result, a [`Panic`], or an error as text |
 //!
+//! | `Bell` | to the parent | | nothing: there are results in the [`ring`](crate::ring) |
+//!
 //! There is no message to end: the parent closes its side. A reader takes nothing on trust: an unknown kind, a length
 //! over the limit or a reply out of turn ends the connection.
 
@@ -32,6 +34,7 @@ pub(crate) enum Kind {
     Call,
     Lift,
     Reply,
+    Bell,
 }
 
 /// How a task, or the set-up, came out.
@@ -93,6 +96,7 @@ impl Header {
             5 => Kind::Call,
             6 => Kind::Lift,
             7 => Kind::Reply,
+            8 => Kind::Bell,
             _ => return Err(Garbage),
         };
         let status = match bytes[1] {
@@ -186,7 +190,7 @@ mod tests {
         let bytes = header.encode();
         assert_eq!(Header::decode(&bytes), Ok(Some(header)));
         assert_eq!(Header::decode(&bytes[..31]), Ok(None));
-        for (at, value) in [(0, 0), (0, 8), (1, 6)] {
+        for (at, value) in [(0, 0), (0, 9), (1, 6)] {
             let mut bad = bytes;
             bad[at] = value;
             assert_eq!(Header::decode(&bad), Err(Garbage));

@@ -16,6 +16,7 @@ use executor_core::{TaskError, WorkerInfo};
 
 use crate::gate::Gate;
 use crate::job::{EncodedContext, Part};
+use crate::ring::{Reader, Ring};
 use crate::sync::Ordering;
 use crate::sys::memory::SharedPage;
 use crate::sys::socket;
@@ -74,6 +75,9 @@ pub(crate) struct Worker {
     pub(crate) waits_to_write: bool,
     input: Vec<u8>,
     filled: usize,
+    results: Reader,
+    /// Whether the worker will say by a `Bell` that there are results in the ring.
+    pub(crate) is_armed: bool,
 }
 
 pub(crate) struct Process {
@@ -128,6 +132,8 @@ impl Worker {
             waits_to_write: false,
             input: Vec::new(),
             filled: 0,
+            results: Reader::default(),
+            is_armed: false,
         }
     }
 
@@ -260,21 +266,55 @@ impl Worker {
         self.input = input;
     }
 
+    /// Copies out what the worker has committed to its ring; says whether there is anything to deal with.
+    pub(crate) fn take_results(&mut self) -> Result<Option<(Vec<u8>, usize)>, Garbage> {
+        self.results.fill(Ring::of(&self.page))?;
+        Ok(if self.results.is_empty() { None } else { Some(self.results.take()) })
+    }
+
+    /// The copy is dealt with up to `used`.
+    pub(crate) fn put_results_back(&mut self, bytes: Vec<u8>, used: usize) {
+        self.results.put_back(bytes, used);
+    }
+
+    /// Whether there is something in the ring.
+    pub(crate) fn has_results(&self) -> bool {
+        self.results.has_more(Ring::of(&self.page))
+    }
+
+    /// Lets the worker ring when there is something in the ring; says whether there is something already.
+    pub(crate) fn arm(&mut self) -> bool {
+        self.is_armed = true;
+        self.results.arm(Ring::of(&self.page))
+    }
+
+    /// The first of its tasks that is not answered, and how many from there on may be by now; none if it has begun none.
+    pub(crate) fn answerable(&self) -> Option<(u64, u64)> {
+        let first = self.legs.front()?.first;
+        Some((first, (self.gate().begun() + 1).checked_sub(first).filter(|most| *most > 0)?))
+    }
+
+    /// Takes the next `count` items off the first leg.
+    pub(crate) fn advance(&mut self, count: usize) {
+        let Some(leg) = self.legs.front_mut() else { return };
+        leg.first += count as u64;
+        leg.part.items.start += count;
+        self.load -= count;
+        if leg.part.items.is_empty() {
+            self.legs.pop_front();
+        }
+    }
+
     /// Matches a reply with its task: the part of one item it belongs to. Replies come in the order of the tasks.
     pub(crate) fn match_reply(&mut self, number: u64) -> Result<Part, Garbage> {
         // Never one that has not begun, and never a second time.
         if self.at_work_on() != Some(number) {
             return Err(Garbage);
         }
-        let leg = self.legs.front_mut().ok_or(Garbage)?;
+        let leg = self.legs.front().ok_or(Garbage)?;
         let item = leg.part.items.start;
         let part = Part { job: std::rc::Rc::clone(&leg.part.job), items: item..item + 1 };
-        leg.first += 1;
-        leg.part.items.start += 1;
-        if leg.part.items.is_empty() {
-            self.legs.pop_front();
-        }
-        self.load -= 1;
+        self.advance(1);
         Ok(part)
     }
 

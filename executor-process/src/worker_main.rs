@@ -1,9 +1,15 @@
 //! What runs in a worker process: a freshly forked, single-threaded copy of the fork server.
 //!
 //! It reads frames from its one socket, in order, and runs tasks one at a time: begin (see [`gate`](crate::gate)),
-//! decode, call, encode, send. An answer has left this process before the next task begins, so it cannot die with this
-//! process. The worker ends when the parent closes its side: by `exit`, so that exit handlers run and coverage is
-//! written.
+//! decode, call, encode, and out: a small result by the [`ring`](crate::ring), anything else through the socket. An
+//! answer has left this process before the next task begins, so it cannot die with this process. The worker ends when
+//! the parent closes its side: by `exit`, so that exit handlers run and coverage is written.
+//!
+//! # When the parent is told of what is in the ring
+//!
+//! Before the worker waits for more to do; once the oldest such result is [`LONGEST_SILENCE`] old, as seen between two
+//! tasks; and when the ring fills. So a batch of quick tasks wakes the parent once. Should the next task be long, the
+//! parent, which looks after workers that hold more than one task, finds the results by itself.
 //!
 //! The fork server has one thread, so everything may be called here: the user's functions may allocate, print, and start
 //! threads and pools of their own.
@@ -12,23 +18,35 @@ use std::any::Any;
 use std::collections::BTreeMap;
 use std::io::Write;
 use std::os::fd::{AsFd, OwnedFd};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
-use crate::call::{self, Name};
+use executor_core::fork::PoolId;
+
+use crate::call::{self, Descriptor, Name};
 use crate::codec;
 use crate::gate::Gate;
+use crate::ring::{Ring, Writer};
 use crate::sync::Ordering;
 use crate::sys::limits::Limit;
 use crate::sys::memory::SharedPage;
-use crate::sys::socket;
+use crate::sys::{process, socket};
 use crate::wire::{CallHead, HEADER, Header, Kind, Setup, Status, take_sized, take_word};
 
 /// Runs tasks until the parent closes the socket.
 pub(crate) fn run(socket: OwnedFd, page: SharedPage) -> ! {
     // ORDERING: release; pairs with the acquire in the parent's `Worker::pid`, though nothing is read through it.
     page.word(PID).store(u64::from(std::process::id()), Ordering::Release);
-    let mut worker =
-        Worker { socket, page, contexts: BTreeMap::new(), out: Vec::new(), message_limit: u64::MAX };
+    let mut worker = Worker {
+        socket,
+        page,
+        mark: PoolId::next(),
+        contexts: BTreeMap::new(),
+        out: Vec::new(),
+        results: Writer::default(),
+        silent_since: None,
+        watch: Stopwatch::default(),
+        message_limit: u64::MAX,
+    };
     let code = match worker.serve() {
         Ok(()) => 0,
         Err(Broken) => BROKEN,
@@ -49,17 +67,30 @@ const BROKEN: i32 = 239;
 /// How much is read at once, in bytes: a batch of small tasks, or a good piece of a large one.
 const READ: usize = 64 * 1024;
 
+/// How long results may lie in the ring while the worker goes on, before it tells the parent. Shorter wakes the parent
+/// more often; longer leaves it less time to send more before the worker has nothing left.
+const LONGEST_SILENCE: Duration = Duration::from_micros(20);
+
 /// The connection is of no use any more.
 struct Broken;
 
 struct Worker {
     socket: OwnedFd,
     page: SharedPage,
+    /// Tells the worker from a twin that a task made of it by `fork`.
+    mark: PoolId,
     contexts: BTreeMap<u64, Context>,
     /// The frame that is being written, header first.
     out: Vec<u8>,
+    results: Writer,
+    /// Since when the parent was not told of results.
+    silent_since: Option<Instant>,
+    watch: Stopwatch,
     message_limit: u64,
 }
+
+/// What the tasks of one call have in common, looked up.
+type Found = Result<(&'static Descriptor, usize), Box<str>>;
 
 /// A context, decoded when the first task asks for it: a task that cannot decode it is that task's failure.
 enum Context {
@@ -95,6 +126,8 @@ impl Worker {
                 input.resize(room, 0);
                 input.shrink_to(room);
             }
+            self.announce()?;
+            self.watch.stop();
             match socket::receive_blocking(self.socket.as_fd(), &mut input[filled..]) {
                 Ok(0) | Err(_) => return Ok(()), // the parent has closed its side, or is gone
                 Ok(read) => filled += read,
@@ -121,7 +154,7 @@ impl Worker {
                 Gate::new(self.page.word(GATE)).lift();
                 Ok(())
             }
-            Kind::Ready | Kind::Reply => Err(Broken),
+            Kind::Ready | Kind::Reply | Kind::Bell => Err(Broken),
         }
     }
 
@@ -159,34 +192,38 @@ impl Worker {
 
     fn run_tasks(&mut self, header: Header, body: &[u8]) -> Result<(), Broken> {
         let (head, mut rest) = CallHead::decode(body).ok_or(Broken)?;
-        for number in (header.number..).take(header.count as usize) {
+        let name = Name { descriptor: head.descriptor, function: head.function };
+        let found = call::find(name).and_then(|found| self.context(head.context).map(|()| found));
+        self.watch.start();
+        let end = header.number.checked_add(u64::from(header.count)).ok_or(Broken)?;
+        for number in header.number..end {
             let (argument, behind) = take_sized(rest).ok_or(Broken)?;
             rest = behind;
             if !Gate::new(self.page.word(GATE)).begin(number) {
                 continue; // revoked: somebody else runs it
             }
-            let start = Instant::now();
             self.begin_frame();
-            let status = self.run_task(head, argument);
-            let time = u64::try_from(start.elapsed().as_nanos()).unwrap_or(u64::MAX);
+            let status = self.run_task(&found, head.context, argument);
             // What the task printed is seen even if the next one kills this process.
             let _ = std::io::stdout().flush();
-            self.send_frame(Header { status, time, ..Header::new(Kind::Reply, number, 0) })?;
+            if self.mark.is_inherited() {
+                process::exit_now(0); // the task has forked, and this is not the worker
+            }
+            let lap = self.watch.lap(number + 1 == end);
+            self.answer(number, status, lap)?;
         }
         Ok(())
     }
 
-    fn run_task(&mut self, head: CallHead, argument: &[u8]) -> Status {
-        let name = Name { descriptor: head.descriptor, function: head.function };
-        let found = call::find(name).and_then(|found| Ok((found, self.context(head.context)?)));
+    fn run_task(&mut self, found: &Found, context: u64, argument: &[u8]) -> Status {
         match found {
-            Ok(((descriptor, function), _)) => {
-                let context = match self.contexts.get(&head.context) {
+            Ok((descriptor, function)) => {
+                let context = match self.contexts.get(&context) {
                     Some(Context::Decoded(Ok(context))) => Some(&**context),
                     _ => None,
                 };
                 // SAFETY: I2 of `call`: the parent named them together.
-                let status = unsafe { descriptor.call(function, context, argument, &mut self.out) };
+                let status = unsafe { descriptor.call(*function, context, argument, &mut self.out) };
                 let size = (self.out.len() - HEADER) as u64;
                 if size > self.message_limit {
                     self.out.truncate(HEADER);
@@ -200,6 +237,34 @@ impl Worker {
                 Status::DecodeFailed
             }
         }
+    }
+
+    /// Sends what a task came to: from here on it cannot be lost.
+    fn answer(&mut self, number: u64, status: Status, lap: Option<Lap>) -> Result<(), Broken> {
+        let time = lap.map(|lap| lap.nanoseconds);
+        let ring = Ring::of(&self.page);
+        if status != Status::Returned || !self.results.commit(ring, number, time, &self.out[HEADER..]) {
+            // The parent looks into the ring before it looks at this.
+            self.results.owes_bell = false;
+            self.silent_since = None;
+            let time = time.unwrap_or(0);
+            return self.send_frame(Header { status, time, ..Header::new(Kind::Reply, number, 0) });
+        }
+        let is_filling = self.results.is_filling(ring);
+        let is_late = lap.is_some_and(|Lap { end, .. }| {
+            end.duration_since(*self.silent_since.get_or_insert(end)) >= LONGEST_SILENCE
+        });
+        if is_filling || is_late { self.announce() } else { Ok(()) }
+    }
+
+    /// Tells the parent of what is in the ring, if it waits for that.
+    fn announce(&mut self) -> Result<(), Broken> {
+        self.silent_since = None;
+        if !self.results.announce(Ring::of(&self.page)) {
+            return Ok(());
+        }
+        let bell = Header::new(Kind::Bell, 0, 0).encode();
+        socket::send_all(self.socket.as_fd(), &bell).map_err(|_| Broken)
     }
 
     /// Sees to it that a context is decoded.
@@ -228,5 +293,55 @@ impl Worker {
         let header = Header { length: (self.out.len() - HEADER) as u64, ..header };
         self.out[..HEADER].copy_from_slice(&header.encode());
         socket::send_all(self.socket.as_fd(), &self.out).map_err(|_| Broken)
+    }
+}
+
+/// Measures tasks one after the other. The end of one is the beginning of the next; and of the tasks of one call, if
+/// they are so quick that looking at the clock would be a good part of their cost, several are measured together.
+#[derive(Default)]
+struct Stopwatch {
+    last: Option<Instant>,
+    unmeasured: u32,
+    stride: u32,
+}
+
+/// A look at the clock.
+#[derive(Clone, Copy)]
+struct Lap {
+    end: Instant,
+    /// Since the last one: what the tasks in between took.
+    nanoseconds: u64,
+}
+
+/// The most tasks measured together.
+const LONGEST_STRIDE: u32 = 32;
+
+impl Stopwatch {
+    /// The worker is about to wait.
+    fn stop(&mut self) {
+        self.last = None;
+    }
+
+    /// A call begins.
+    fn start(&mut self) {
+        if self.last.is_none() || self.unmeasured > 0 {
+            self.last = Some(Instant::now());
+        }
+        (self.unmeasured, self.stride) = (0, 1);
+    }
+
+    /// A task has ended, perhaps the last one of its call.
+    fn lap(&mut self, is_last: bool) -> Option<Lap> {
+        self.unmeasured += 1;
+        if self.unmeasured < self.stride && !is_last {
+            return None;
+        }
+        let end = Instant::now();
+        let time = end.duration_since(self.last.replace(end).unwrap_or(end));
+        let nanoseconds = u64::try_from(time.as_nanos()).unwrap_or(u64::MAX);
+        let is_quick = nanoseconds < 300 * u64::from(self.unmeasured);
+        self.stride = if is_quick { LONGEST_STRIDE.min(2 * self.stride) } else { 1 };
+        self.unmeasured = 0;
+        Some(Lap { end, nanoseconds })
     }
 }

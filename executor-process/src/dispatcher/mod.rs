@@ -63,6 +63,8 @@ pub(crate) struct Dispatcher {
     idle: Vec<u64>,
     /// Workers with something to send.
     unsent: BTreeSet<u64>,
+    /// Workers whose rings are looked at without their ringing.
+    polled: Vec<u64>,
     /// Workers the fork server was asked for and has not answered.
     requested: BTreeSet<u64>,
     /// A descriptor kept free for the pidfd of each of them: one that cannot be received is a worker that cannot be
@@ -111,6 +113,7 @@ impl Dispatcher {
             queue: BTreeMap::new(),
             idle: Vec::new(),
             unsent: BTreeSet::new(),
+            polled: Vec::new(),
             requested: BTreeSet::new(),
             spare_fds: Vec::new(),
             failed_starts: 0,
@@ -149,13 +152,15 @@ impl Dispatcher {
         let mut events = EventBuffer::with_capacity(256);
         loop {
             let had_mail = self.take_mail();
+            let had_results = self.poll_rings();
             self.assign();
             self.send();
-            if !had_mail && self.is_over() {
+            if !had_mail && !had_results && self.is_over() {
                 return;
             }
             self.publish_numbers();
-            let time_out = if had_mail {
+            let has_more = had_mail || had_results || !self.arm_bells();
+            let time_out = if has_more {
                 Some(Duration::ZERO) // more may have come in meanwhile, and nobody has rung
             } else {
                 self.timers.first().map(|(at, _)| at.saturating_duration_since(Instant::now()))

@@ -1,4 +1,4 @@
-//! Memory that two processes see: sealed memory files, and the page of control words of one worker.
+//! Memory that two processes see: sealed memory files, and the control words and the ring of one worker.
 //!
 //! The parent creates a [`SharedPage`], sends its descriptor to the fork server with the request for a worker, and
 //! closes the descriptor; the worker maps it with [`SharedPage::open`] and closes it too. Each side's mapping lives
@@ -24,19 +24,19 @@ use std::num::NonZeroUsize;
 use std::os::fd::{BorrowedFd, OwnedFd};
 use std::ptr::NonNull;
 
-/// One mapped page of atomic words that the parent and one worker share.
+/// The mapped atomic words that the parent and one worker share: a page of control words, and a ring behind it.
 #[derive(Debug)]
 pub(crate) struct SharedPage {
     base: NonNull<AtomicU64>,
 }
 
 impl SharedPage {
-    /// The size of the page in bytes.
-    pub(crate) const BYTES: usize = 4096;
-    /// The number of words in it.
-    pub(crate) const WORDS: usize = Self::BYTES / size_of::<AtomicU64>();
+    /// The number of control words.
+    pub(crate) const WORDS: usize = 4096 / size_of::<AtomicU64>();
+    /// The size of the whole in bytes. What is never touched costs nothing.
+    const BYTES: usize = (Self::WORDS + RING_WORDS) * size_of::<AtomicU64>();
 
-    /// Makes a page of zeros and the descriptor by which another process can open it.
+    /// Makes it, all zeros, and the descriptor by which another process can open it.
     pub(crate) fn create() -> io::Result<(Self, OwnedFd)> {
         let file = memory_file(c"worker-page", Self::BYTES)?;
         Ok((Self::map(&file)?, file))
@@ -74,7 +74,19 @@ impl SharedPage {
         // SAFETY: I1 and I2: mapped, aligned, and as long alive as `self`; I3: only atomics reach it.
         unsafe { word.as_ref() }
     }
+
+    /// The words behind the control words.
+    #[inline]
+    pub(crate) fn ring_words(&self) -> &[AtomicU64] {
+        // SAFETY: I1: inside the mapping, which has `RING_WORDS` words behind the control words.
+        let start = unsafe { self.base.add(Self::WORDS) };
+        // SAFETY: I1 and I2: mapped, aligned, and as long alive as `self`; I3: only atomics reach it.
+        unsafe { std::slice::from_raw_parts(start.as_ptr(), RING_WORDS) }
+    }
 }
+
+/// The size of the ring in words: a whole chunk of small results fits.
+pub(crate) const RING_WORDS: usize = 8192;
 
 impl Drop for SharedPage {
     fn drop(&mut self) {
