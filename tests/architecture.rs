@@ -31,7 +31,7 @@ const PROCESS: &[&[&str]] = &[
     &["worker", "job"],
     &["zygote", "startup"],
     &["worker_main"],
-    &["call", "wire", "gate", "ring", "codec"],
+    &["call", "wire", "gate", "ring", "share", "descriptor", "attach", "codec"],
     &["image", "sys", "sync"],
 ];
 
@@ -45,6 +45,7 @@ const ISLANDS: &[&str] = &[
     "executor-core/src/task.rs",
     "executor-core/src/thread_pool/scope.rs",
     "executor-process/src/call.rs",
+    "executor-process/src/share.rs",
     "executor-process/src/startup.rs",
     "executor-process/src/sys/",
     "executor-process/src/worker_main.rs",

@@ -8,6 +8,8 @@
 //! Decoding trusts nothing: a length is believed only as far as there are bytes behind it (serde reserves at most 1 MiB
 //! ahead), and bytes left over are an error. The user's `Serialize` and `Deserialize` may panic: that is an error too.
 
+use std::any::{Any, TypeId};
+
 use executor_core::panic_report;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -35,6 +37,71 @@ pub(crate) fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Box<str>> {
     }
 }
 
+/// Types that are most of what travels in small tasks, and bytes and text: they are written and read without the format,
+/// which would look at each byte.
+macro_rules! with_simple_types {
+    ($act:ident) => {
+        $act!(u8 u16 u32 u64 u128 usize i8 i16 i32 i64 i128 isize f32 f64)
+    };
+}
+
+/// Whether values of this type are numbers, which neither fail nor panic nor carry anything.
+pub(crate) fn is_number<T: 'static>() -> bool {
+    macro_rules! is_one_of {
+        ($($number:ty)*) => { $(TypeId::of::<T>() == TypeId::of::<$number>())||* };
+    }
+    with_simple_types!(is_one_of)
+}
+
+/// [`encode`] for an argument or a result.
+#[inline]
+pub(crate) fn encode_payload<T: Serialize + 'static>(value: &T, out: &mut Vec<u8>) -> Result<(), Box<str>> {
+    let any: &dyn Any = value;
+    macro_rules! write_number {
+        ($($number:ty)*) => {
+            $(if let Some(number) = any.downcast_ref::<$number>() {
+                out.extend_from_slice(&number.to_ne_bytes());
+                return Ok(());
+            })*
+        };
+    }
+    with_simple_types!(write_number);
+    if let Some(bytes) = any.downcast_ref::<Vec<u8>>() {
+        out.extend_from_slice(bytes);
+        return Ok(());
+    }
+    if let Some(text) = any.downcast_ref::<String>() {
+        out.extend_from_slice(text.as_bytes());
+        return Ok(());
+    }
+    encode(value, out)
+}
+
+/// [`decode`] for an argument or a result.
+#[inline]
+pub(crate) fn decode_payload<T: DeserializeOwned + 'static>(bytes: &[u8]) -> Result<T, Box<str>> {
+    let mut value: Option<T> = None;
+    let any: &mut dyn Any = &mut value;
+    macro_rules! read_number {
+        ($($number:ty)*) => {
+            $(if let Some(place) = any.downcast_mut::<Option<$number>>() {
+                let bytes = bytes.try_into().map_err(|_| format!("{} bytes for a number", bytes.len()))?;
+                *place = Some(<$number>::from_ne_bytes(bytes));
+                return value.ok_or_else(|| "not a number".into());
+            })*
+        };
+    }
+    with_simple_types!(read_number);
+    if let Some(place) = any.downcast_mut::<Option<Vec<u8>>>() {
+        *place = Some(bytes.to_vec());
+    } else if let Some(place) = any.downcast_mut::<Option<String>>() {
+        *place = Some(std::str::from_utf8(bytes).map_err(|error| error.to_string())?.to_owned());
+    } else {
+        return decode(bytes);
+    }
+    value.ok_or_else(|| "no value".into())
+}
+
 const FORMAT: bincode::config::Configuration = bincode::config::standard();
 
 #[cfg(test)]
@@ -47,6 +114,25 @@ mod tests {
         let mut bytes = vec![9];
         encode(&value, &mut bytes).unwrap();
         assert_eq!(decode::<(u128, String, Vec<Option<f64>>)>(&bytes[1..]), Ok(value));
+    }
+
+    #[test]
+    fn simple_types_take_the_short_way_and_come_back() {
+        let there_and_back = |value: f32| {
+            let mut bytes = Vec::new();
+            encode_payload(&value, &mut bytes).unwrap();
+            assert_eq!(bytes.len(), 4);
+            decode_payload::<f32>(&bytes)
+        };
+        assert_eq!(there_and_back(1.5), Ok(1.5));
+        let mut bytes = vec![1];
+        encode_payload(&vec![2_u8, 3], &mut bytes).unwrap();
+        assert_eq!((decode_payload::<Vec<u8>>(&bytes), bytes.len()), (Ok(vec![1, 2, 3]), 3));
+        assert_eq!(decode_payload::<String>(b"text").as_deref(), Ok("text"));
+        assert!(decode_payload::<String>(&[0xff]).is_err());
+        assert!(decode_payload::<u64>(b"seven b").is_err());
+        assert_eq!(decode_payload::<(u8, u8)>(&[1, 2]), Ok((1, 2)));
+        assert!(is_number::<i128>() && !is_number::<bool>() && !is_number::<Vec<u8>>());
     }
 
     #[test]

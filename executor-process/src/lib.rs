@@ -12,6 +12,7 @@
 //!   zygote · startup     the fork server and its start before `main`, on both sides
 //!                                                             worker_main     the loop that runs tasks
 //!   call · wire · gate · ring · codec                            what crosses, and how
+//!   share · descriptor · attach                                what may travel beside the bytes
 //!   image · sys · sync   addresses, system calls, locks
 //! ```
 
@@ -22,11 +23,15 @@ compile_error!(
 );
 
 #[cfg(target_os = "linux")]
+mod attach;
+#[cfg(target_os = "linux")]
 mod builder;
 #[cfg(target_os = "linux")]
 mod call;
 #[cfg(target_os = "linux")]
 mod codec;
+#[cfg(target_os = "linux")]
+mod descriptor;
 #[cfg(target_os = "linux")]
 mod dispatcher;
 #[cfg(target_os = "linux")]
@@ -39,6 +44,8 @@ mod job;
 mod pool;
 #[cfg(target_os = "linux")]
 mod ring;
+#[cfg(target_os = "linux")]
+mod share;
 #[cfg(target_os = "linux")]
 mod shared;
 #[cfg(target_os = "linux")]
@@ -59,6 +66,10 @@ mod zygote;
 #[cfg(target_os = "linux")]
 pub use builder::ProcessPoolBuilder;
 #[cfg(target_os = "linux")]
+pub use descriptor::Fd;
+#[cfg(target_os = "linux")]
 pub use pool::ProcessPoolExecutor;
+#[cfg(target_os = "linux")]
+pub use share::{Plain, Shared};
 #[cfg(target_os = "linux")]
 pub use zygote::{StartMethod, WorkerStdio};

@@ -209,7 +209,6 @@ impl<'a> Record<'a> {
     pub(crate) fn read(bytes: &'a [u8]) -> Result<Option<Self>, Garbage> {
         let Some((head, rest)) = bytes.split_first_chunk::<WORD>() else { return Ok(None) };
         let head = u64::from_ne_bytes(*head);
-        #[expect(clippy::cast_possible_truncation, reason = "its two halves")]
         let (number, length) = ((head >> 32) as u32, (head & (TIMED - 1)) as usize);
         let (time, rest) = if head & TIMED == 0 {
             (None, rest)
@@ -249,7 +248,6 @@ impl<'a> Records<'a> {
 }
 
 /// The half of a task's number that is in a record.
-#[expect(clippy::cast_possible_truncation, reason = "only this half")]
 pub(crate) const fn low(number: u64) -> u32 {
     (number & 0xffff_ffff) as u32
 }

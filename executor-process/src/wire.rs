@@ -16,6 +16,9 @@
 //! | `Reply` | to the parent | the number of the task | by status: the result, a [`Panic`], or an error as text |
 //!
 //! | `Bell` | to the parent | | nothing: there are results in the [`ring`](crate::ring) |
+//! | `Segment` | to the worker | the id of shared memory | nothing; its descriptor comes along |
+//! | `Release` | to the worker | the id of shared memory | nothing: it is not needed any more |
+//! | `Descriptor` | both | the number of the task | nothing; a descriptor comes along, which is part of the argument or the result |
 //!
 //! There is no message to end: the parent closes its side. A reader takes nothing on trust: an unknown kind, a length
 //! over the limit or a reply out of turn ends the connection.
@@ -35,6 +38,9 @@ pub(crate) enum Kind {
     Lift,
     Reply,
     Bell,
+    Segment,
+    Release,
+    Descriptor,
 }
 
 /// How a task, or the set-up, came out.
@@ -97,6 +103,9 @@ impl Header {
             6 => Kind::Lift,
             7 => Kind::Reply,
             8 => Kind::Bell,
+            9 => Kind::Segment,
+            10 => Kind::Release,
+            11 => Kind::Descriptor,
             _ => return Err(Garbage),
         };
         let status = match bytes[1] {
@@ -190,7 +199,7 @@ mod tests {
         let bytes = header.encode();
         assert_eq!(Header::decode(&bytes), Ok(Some(header)));
         assert_eq!(Header::decode(&bytes[..31]), Ok(None));
-        for (at, value) in [(0, 0), (0, 9), (1, 6)] {
+        for (at, value) in [(0, 0), (0, 12), (1, 6)] {
             let mut bad = bytes;
             bad[at] = value;
             assert_eq!(Header::decode(&bad), Err(Garbage));

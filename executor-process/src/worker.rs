@@ -7,17 +7,19 @@
 //!
 //! Tasks may be handed over from the first moment: the socket keeps them until the process is there.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant};
 
 use executor_core::{TaskError, WorkerInfo};
 
+use crate::attach;
 use crate::gate::Gate;
 use crate::job::{EncodedContext, Part};
 use crate::ring::{Reader, Ring};
-use crate::sync::Ordering;
+use crate::share::Segment;
+use crate::sync::{Arc, Ordering};
 use crate::sys::memory::SharedPage;
 use crate::sys::socket;
 use crate::wire::{CallHead, Garbage, HEADER, Header, Kind};
@@ -71,10 +73,18 @@ pub(crate) struct Worker {
     contexts: VecDeque<u64>,
     out: Vec<u8>,
     sent: usize,
+    /// What goes along with the byte at that place in `out`, in order.
+    riders: VecDeque<(usize, Rider)>,
+    /// The shared memory it was told of.
+    segments: BTreeSet<u64>,
     /// Whether the poll waits for room in the socket.
     pub(crate) waits_to_write: bool,
     input: Vec<u8>,
     filled: usize,
+    /// Descriptors that came in, each part of a frame that is still to be read.
+    arrived: VecDeque<Option<OwnedFd>>,
+    /// Descriptors that are part of the next reply.
+    pub(crate) attached: attach::Arrived,
     results: Reader,
     /// Whether the worker will say by a `Bell` that there are results in the ring.
     pub(crate) is_armed: bool,
@@ -83,6 +93,21 @@ pub(crate) struct Worker {
 pub(crate) struct Process {
     pub(crate) pid: u32,
     pub(crate) pidfd: OwnedFd,
+}
+
+/// A descriptor on its way to the worker.
+enum Rider {
+    Segment(Arc<Segment>),
+    Descriptor(Arc<OwnedFd>),
+}
+
+impl Rider {
+    fn fd(&self) -> BorrowedFd<'_> {
+        match self {
+            Self::Segment(segment) => segment.file(),
+            Self::Descriptor(descriptor) => descriptor.as_fd(),
+        }
+    }
 }
 
 /// Tasks handed to a worker in one message.
@@ -129,6 +154,10 @@ impl Worker {
             contexts: VecDeque::new(),
             out: Vec::new(),
             sent: 0,
+            riders: VecDeque::new(),
+            segments: BTreeSet::new(),
+            arrived: VecDeque::new(),
+            attached: Vec::new(),
             waits_to_write: false,
             input: Vec::new(),
             filled: 0,
@@ -167,8 +196,20 @@ impl Worker {
         if let Some(context) = &part.job.submission.context {
             self.send_context(head.context, context);
         }
-        let arguments = part.job.arguments(&part.items);
+        for segment in &part.job.submission.segments {
+            if self.segments.insert(segment.id) {
+                self.riders.push_back((self.out.len(), Rider::Segment(Arc::clone(segment))));
+                self.write_frame(Kind::Segment, segment.id, &[]);
+            }
+        }
         let first = self.next_number;
+        for (item, descriptor) in &part.job.submission.descriptors {
+            if let Some(at) = item.checked_sub(part.items.start).filter(|at| *at < part.items.len()) {
+                self.riders.push_back((self.out.len(), Rider::Descriptor(Arc::clone(descriptor))));
+                self.write_frame(Kind::Descriptor, first + at as u64, &[]);
+            }
+        }
+        let arguments = part.job.arguments(&part.items);
         let count = part.items.len();
         let mut header = Header::new(Kind::Call, first, (CallHead::BYTES + arguments.len()) as u64);
         header.count = u32::try_from(count).unwrap_or(u32::MAX);
@@ -191,10 +232,11 @@ impl Worker {
             {
                 self.write_frame(Kind::Forget, oldest, &[]);
             }
-            let length = size_of::<u64>() + context.bytes.len();
+            let bytes = context.bytes();
+            let length = size_of::<u64>() + bytes.len();
             self.out.extend_from_slice(&Header::new(Kind::Context, id, length as u64).encode());
             self.out.extend_from_slice(&context.descriptor.to_ne_bytes());
-            self.out.extend_from_slice(&context.bytes);
+            self.out.extend_from_slice(bytes);
         }
         self.contexts.push_back(id);
     }
@@ -202,8 +244,22 @@ impl Worker {
     /// Sends what is written, as far as the socket takes it. Says whether something is left.
     pub(crate) fn flush(&mut self) -> io::Result<bool> {
         while self.sent < self.out.len() {
-            match socket::send(self.socket.as_fd(), &self.out[self.sent..]) {
-                Ok(sent) => self.sent += sent,
+            let mut riders = self.riders.iter();
+            let rider = self.riders.front().filter(|(at, _)| *at == self.sent);
+            let end = riders.nth(usize::from(rider.is_some())).map_or(self.out.len(), |(at, _)| *at);
+            let (socket, bytes) = (self.socket.as_fd(), &self.out[self.sent..end]);
+            let result = match rider {
+                Some((_, rider)) => socket::send_with(socket, bytes, rider.fd()),
+                None => socket::send(socket, bytes),
+            };
+            match result {
+                Ok(sent) => {
+                    if rider.is_some() {
+                        self.riders.pop_front();
+                    }
+                    self.sent += sent;
+                }
+                Err(error) if error.raw_os_error() == Some(socket::TOO_MANY_IN_FLIGHT) => return Ok(true),
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(true),
                 Err(error) => return Err(error),
             }
@@ -228,10 +284,21 @@ impl Worker {
         if self.input.len() < wanted {
             self.input.resize(wanted, 0);
         }
-        match socket::receive(self.socket.as_fd(), &mut self.input[self.filled..]) {
-            Ok(0) => Ok(Read::End),
-            Ok(read) => {
-                self.filled += read;
+        match socket::receive_stream(
+            self.socket.as_fd(),
+            &mut self.input[self.filled..],
+            socket::Blocking::Never,
+        ) {
+            Ok(packet) if packet.length == 0 => Ok(Read::End),
+            Ok(packet) => {
+                self.filled += packet.length;
+                self.arrived.extend(packet.fds.into_iter().map(Some));
+                if packet.is_cut {
+                    self.arrived.push_back(None);
+                }
+                if self.arrived.len() > 2 * attach::MOST_DESCRIPTORS {
+                    return Err(io::ErrorKind::InvalidData.into()); // nobody has asked for them
+                }
                 Ok(if self.filled == self.input.len() { Read::Full } else { Read::Some })
             }
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(Read::Nothing),
@@ -248,6 +315,27 @@ impl Worker {
             _ => 0,
         };
         frame.max(self.filled + READ / 2).max(READ)
+    }
+
+    /// Takes the descriptor that belongs to the frame being read.
+    pub(crate) fn take_descriptor(&mut self) -> Result<(), Garbage> {
+        let descriptor = self.arrived.pop_front().ok_or(Garbage)?;
+        self.attached.push(descriptor);
+        Ok(())
+    }
+
+    /// Whether it was not yet told of this shared memory.
+    pub(crate) fn lacks(&self, segment: u64) -> bool {
+        !self.segments.contains(&segment)
+    }
+
+    /// Lets it drop shared memory; says whether it had it.
+    pub(crate) fn release(&mut self, segment: u64) -> bool {
+        let had = self.segments.remove(&segment);
+        if had {
+            self.write_frame(Kind::Release, segment, &[]);
+        }
+        had
     }
 
     /// The frames that have arrived, and the buffer they are in. Give it back by [`consumed`](Self::consumed).

@@ -15,21 +15,24 @@
 //! threads and pools of their own.
 
 use std::any::Any;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::io::Write;
 use std::os::fd::{AsFd, OwnedFd};
 use std::time::{Duration, Instant};
 
 use executor_core::fork::PoolId;
 
+use crate::attach::{self, Attachments};
 use crate::call::{self, Descriptor, Name};
 use crate::codec;
 use crate::gate::Gate;
 use crate::ring::{Ring, Writer};
-use crate::sync::Ordering;
+use crate::share::Segment;
+use crate::sync::{Arc, Ordering};
 use crate::sys::limits::Limit;
 use crate::sys::memory::SharedPage;
-use crate::sys::{process, socket};
+use crate::sys::process;
+use crate::sys::socket::{self, Blocking};
 use crate::wire::{CallHead, HEADER, Header, Kind, Setup, Status, take_sized, take_word};
 
 /// Runs tasks until the parent closes the socket.
@@ -44,6 +47,9 @@ pub(crate) fn run(socket: OwnedFd, page: SharedPage) -> ! {
         out: Vec::new(),
         results: Writer::default(),
         silent_since: None,
+        arrived: VecDeque::new(),
+        descriptors: BTreeMap::new(),
+        segments: BTreeMap::new(),
         watch: Stopwatch::default(),
         message_limit: u64::MAX,
     };
@@ -85,6 +91,12 @@ struct Worker {
     results: Writer,
     /// Since when the parent was not told of results.
     silent_since: Option<Instant>,
+    /// Descriptors that came in, each part of a frame that is still to be read.
+    arrived: VecDeque<Option<OwnedFd>>,
+    /// Descriptors that are part of the arguments of tasks to come.
+    descriptors: BTreeMap<u64, attach::Arrived>,
+    /// Shared memory, until the parent needs it no more.
+    segments: BTreeMap<u64, Arc<Segment>>,
     watch: Stopwatch,
     message_limit: u64,
 }
@@ -128,9 +140,16 @@ impl Worker {
             }
             self.announce()?;
             self.watch.stop();
-            match socket::receive_blocking(self.socket.as_fd(), &mut input[filled..]) {
-                Ok(0) | Err(_) => return Ok(()), // the parent has closed its side, or is gone
-                Ok(read) => filled += read,
+            let (socket, room) = (self.socket.as_fd(), &mut input[filled..]);
+            match socket::receive_stream(socket, room, Blocking::Wait) {
+                Ok(packet) if packet.length > 0 => {
+                    filled += packet.length;
+                    self.arrived.extend(packet.fds.into_iter().map(Some));
+                    if packet.is_cut {
+                        self.arrived.push_back(None);
+                    }
+                }
+                _ => return Ok(()), // the parent has closed its side, or is gone
             }
         }
     }
@@ -152,6 +171,26 @@ impl Worker {
             Kind::Call => self.run_tasks(header, body),
             Kind::Lift => {
                 Gate::new(self.page.word(GATE)).lift();
+                Ok(())
+            }
+            Kind::Segment => {
+                // One that cannot be mapped fails the tasks that ask for it.
+                if let Some(file) = self.arrived.pop_front().ok_or(Broken)?
+                    && let Ok(segment) = Segment::open(header.number, file)
+                {
+                    self.segments.insert(header.number, segment);
+                }
+                Ok(())
+            }
+            Kind::Release => {
+                if let Some(segment) = self.segments.remove(&header.number) {
+                    executor_core::panic_report::swallow(|| drop(segment));
+                }
+                Ok(())
+            }
+            Kind::Descriptor => {
+                let descriptor = self.arrived.pop_front().ok_or(Broken)?;
+                self.descriptors.entry(header.number).or_default().push(descriptor);
                 Ok(())
             }
             Kind::Ready | Kind::Reply | Kind::Bell => Err(Broken),
@@ -199,8 +238,13 @@ impl Worker {
         for number in header.number..end {
             let (argument, behind) = take_sized(rest).ok_or(Broken)?;
             rest = behind;
+            let descriptors =
+                if self.descriptors.is_empty() { None } else { self.descriptors.remove(&number) };
             if !Gate::new(self.page.word(GATE)).begin(number) {
                 continue; // revoked: somebody else runs it
+            }
+            if let Some(descriptors) = descriptors {
+                attach::stage(descriptors);
             }
             self.begin_frame();
             let status = self.run_task(&found, head.context, argument);
@@ -210,7 +254,10 @@ impl Worker {
                 process::exit_now(0); // the task has forked, and this is not the worker
             }
             let lap = self.watch.lap(number + 1 == end);
-            self.answer(number, status, lap)?;
+            match attach::take_reply() {
+                None => self.answer(number, status, lap)?,
+                Some(attachments) => self.answer_with(number, lap, &attachments)?,
+            }
         }
         Ok(())
     }
@@ -239,22 +286,50 @@ impl Worker {
         }
     }
 
+    /// Sends a result with what it attaches.
+    fn answer_with(
+        &mut self,
+        number: u64,
+        lap: Option<Lap>,
+        attachments: &Attachments,
+    ) -> Result<(), Broken> {
+        let is_own = |segment: &Arc<Segment>| !self.segments.contains_key(&segment.id);
+        if attachments.segments.iter().any(is_own) {
+            self.begin_frame();
+            self.out.extend_from_slice(b"a `Shared` made in a worker cannot be returned");
+            return self.answer(number, Status::EncodeFailed, lap);
+        }
+        if attachments.descriptors.is_empty() {
+            return self.answer(number, Status::Returned, lap);
+        }
+        let frame = Header::new(Kind::Descriptor, number, 0).encode();
+        for descriptor in &attachments.descriptors {
+            let sent = socket::send_all_with(self.socket.as_fd(), &frame, descriptor.as_fd());
+            sent.map_err(|_| Broken)?;
+        }
+        self.send_reply(number, Status::Returned, lap)
+    }
+
     /// Sends what a task came to: from here on it cannot be lost.
     fn answer(&mut self, number: u64, status: Status, lap: Option<Lap>) -> Result<(), Broken> {
         let time = lap.map(|lap| lap.nanoseconds);
         let ring = Ring::of(&self.page);
         if status != Status::Returned || !self.results.commit(ring, number, time, &self.out[HEADER..]) {
-            // The parent looks into the ring before it looks at this.
-            self.results.owes_bell = false;
-            self.silent_since = None;
-            let time = time.unwrap_or(0);
-            return self.send_frame(Header { status, time, ..Header::new(Kind::Reply, number, 0) });
+            return self.send_reply(number, status, lap);
         }
         let is_filling = self.results.is_filling(ring);
         let is_late = lap.is_some_and(|Lap { end, .. }| {
             end.duration_since(*self.silent_since.get_or_insert(end)) >= LONGEST_SILENCE
         });
         if is_filling || is_late { self.announce() } else { Ok(()) }
+    }
+
+    fn send_reply(&mut self, number: u64, status: Status, lap: Option<Lap>) -> Result<(), Broken> {
+        // The parent looks into the ring before it looks at this.
+        self.results.owes_bell = false;
+        self.silent_since = None;
+        let time = lap.map_or(0, |lap| lap.nanoseconds);
+        self.send_frame(Header { status, time, ..Header::new(Kind::Reply, number, 0) })
     }
 
     /// Tells the parent of what is in the ring, if it waits for that.

@@ -227,6 +227,13 @@ impl Dispatcher {
                     self.stop_workers(means);
                 }
                 Command::Abort(id) => self.abort(id),
+                Command::Release(segment) => {
+                    for (number, worker) in &mut self.workers {
+                        if worker.release(segment) {
+                            self.unsent.insert(*number);
+                        }
+                    }
+                }
                 Command::Workers(promise) => {
                     let mut workers: Vec<_> = self.workers.values().map(|w| (w.index, w.info())).collect();
                     workers.sort_by_key(|(index, _)| *index);

@@ -15,6 +15,7 @@ use executor_core::TaskError;
 
 use super::Dispatcher;
 use super::time::Timer;
+use crate::attach;
 use crate::job::{Finished, Part, read_answer};
 use crate::ring::{Record, Records, low};
 use crate::wire::{Garbage, HEADER, Header, Kind, Status};
@@ -185,6 +186,11 @@ impl Dispatcher {
         let is_expected = self.workers.get(&worker).is_some_and(|worker| match header.kind {
             Kind::Ready => !worker.is_ready,
             Kind::Reply => worker.at_work_on() == Some(header.number),
+            Kind::Descriptor => {
+                worker.at_work_on() == Some(header.number)
+                    && header.length == 0
+                    && worker.attached.len() < attach::MOST_DESCRIPTORS
+            }
             Kind::Bell => worker.is_armed && header.length == 0,
             _ => false,
         });
@@ -216,6 +222,7 @@ impl Dispatcher {
             }
             Kind::Reply => {
                 let part = worker.match_reply(header.number)?;
+                let attached = std::mem::take(&mut worker.attached);
                 let limit = self.shared.settings.message_limit;
                 let answer = read_answer(header.status, body, &worker.name, part.job.label(), limit);
                 if let Some(end) = worker.time_out.take() {
@@ -224,10 +231,16 @@ impl Dispatcher {
                 if header.time > 0 {
                     self.learn(part.job.submission.head.function, header.time);
                 }
+                let time = Duration::from_nanos(header.time);
                 self.go_on(number);
-                self.answer(&part, answer, Duration::from_nanos(header.time));
+                if attached.is_empty() {
+                    self.answer(&part, answer, time);
+                } else {
+                    attach::provide(attached, || self.answer(&part, answer, time));
+                }
                 Ok(())
             }
+            Kind::Descriptor => worker.take_descriptor(),
             Kind::Bell => {
                 worker.is_armed = false;
                 self.polled.push(number);
