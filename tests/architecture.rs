@@ -25,7 +25,7 @@ const CORE: &[&[&str]] = &[
 
 /// The modules of `executor-process`, from the top.
 const PROCESS: &[&[&str]] = &[
-    &["builder", "pool"],
+    &["builder", "pool", "fuzz"],
     &["dispatcher"],
     &["shared"],
     &["worker", "job"],

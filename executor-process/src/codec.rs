@@ -5,11 +5,18 @@
 //! complete and is pinned: 3.0.0 is an empty release that does not build. What a format without names cannot carry are
 //! serde's `flatten`, `untagged` and `skip_serializing_if`.
 //!
-//! Decoding trusts nothing: a length is believed only as far as there are bytes behind it (serde reserves at most 1 MiB
-//! ahead), and bytes left over are an error. The user's `Serialize` and `Deserialize` may panic: that is an error too.
+//! Decoding trusts nothing. bincode makes room for a text as long as it says it is before it looks whether it is there,
+//! so what is decoded gets an allowance in proportion to its bytes, and a length beyond it is an error; serde reserves at
+//! most 1 MiB ahead. Bytes left over are an error. The user's `Serialize` and `Deserialize` may panic: that is one too.
 
 use std::any::{Any, TypeId};
 
+use bincode::Decode;
+use bincode::config::{Configuration, Limit, LittleEndian, Varint};
+use bincode::de::read::Reader;
+use bincode::de::{Decoder, DecoderImpl};
+use bincode::error::DecodeError;
+use bincode::serde::Compat;
 use executor_core::panic_report;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -29,9 +36,9 @@ pub(crate) fn encode<T: Serialize + ?Sized>(value: &T, out: &mut Vec<u8>) -> Res
 
 /// Reads a value that fills `bytes`.
 pub(crate) fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Box<str>> {
-    match panic_report::catch(|| bincode::serde::decode_from_slice(bytes, FORMAT)) {
-        Ok(Ok((value, read))) if read == bytes.len() => Ok(value),
-        Ok(Ok((_, read))) => Err(format!("{} of {} bytes left over", bytes.len() - read, bytes.len()).into()),
+    match panic_report::catch(|| decode_front(bytes)) {
+        Ok(Ok((value, 0))) => Ok(value),
+        Ok(Ok((_, left))) => Err(format!("{left} of {} bytes left over", bytes.len()).into()),
         Ok(Err(error)) => Err(error.to_string().into()),
         Err(report) => Err(format!("panicked: {report}").into()),
     }
@@ -102,7 +109,48 @@ pub(crate) fn decode_payload<T: DeserializeOwned + 'static>(bytes: &[u8]) -> Res
     value.ok_or_else(|| "no value".into())
 }
 
-const FORMAT: bincode::config::Configuration = bincode::config::standard();
+const FORMAT: Configuration = bincode::config::standard();
+
+/// The same, with an account of what is decoded: its limit is a constant, so an allowance is given by taking the rest off
+/// beforehand.
+const LIMIT: usize = usize::MAX / 2;
+const ACCOUNTED: Configuration<LittleEndian, Varint, Limit<LIMIT>> = FORMAT.with_limit::<LIMIT>();
+
+/// The most a value may count for each of its bytes: a `u128` counts 16, and may be written in one.
+const ALLOWANCE: usize = 16;
+
+/// A value at the beginning of `bytes`, and how many are left.
+fn decode_front<T: DeserializeOwned>(bytes: &[u8]) -> Result<(T, usize), DecodeError> {
+    let mut decoder = DecoderImpl::new(Source(bytes), ACCOUNTED, ());
+    decoder.claim_bytes_read(LIMIT.saturating_sub(bytes.len().saturating_mul(ALLOWANCE)))?;
+    let Compat(value) = Compat::<T>::decode(&mut decoder)?;
+    Ok((value, decoder.reader().0.len()))
+}
+
+/// Bytes that are taken from the front.
+struct Source<'a>(&'a [u8]);
+
+impl Reader for Source<'_> {
+    #[inline]
+    fn read(&mut self, out: &mut [u8]) -> Result<(), DecodeError> {
+        let missing = out.len().saturating_sub(self.0.len());
+        let (front, rest) =
+            self.0.split_at_checked(out.len()).ok_or(DecodeError::UnexpectedEnd { additional: missing })?;
+        out.copy_from_slice(front);
+        self.0 = rest;
+        Ok(())
+    }
+
+    #[inline]
+    fn peek_read(&mut self, count: usize) -> Option<&[u8]> {
+        self.0.get(..count)
+    }
+
+    #[inline]
+    fn consume(&mut self, count: usize) {
+        self.0 = self.0.get(count..).unwrap_or_default();
+    }
+}
 
 #[cfg(test)]
 mod tests {
@@ -146,6 +194,17 @@ mod tests {
             decode::<Vec<u64>>(&[253, 255, 255, 255, 255, 255, 255, 255, 127]).is_err(),
             "a length without bytes"
         );
+        let huge = [253, 255, 255, 255, 255, 255, 255, 255, 127, b'x'];
+        assert!(decode::<String>(&huge).is_err(), "a text that would take all memory");
+        assert!(decode::<(u8, Box<str>)>(&[&[1], &huge[..]].concat()).is_err());
+        let most = vec![(u128::MAX, 1_u128); 100];
+        let mut bytes = Vec::new();
+        encode(&most, &mut bytes).unwrap();
+        assert_eq!(decode(&bytes), Ok(most), "an honest value is within its allowance");
+        let mut bytes = Vec::new();
+        let small = (vec![0_u128; 1000], vec!['a'; 10], vec![1_u64; 1000], "x".repeat(1000));
+        encode(&small, &mut bytes).unwrap();
+        assert_eq!(decode(&bytes), Ok(small), "the same");
     }
 
     #[test]

@@ -34,6 +34,8 @@ mod codec;
 mod descriptor;
 #[cfg(target_os = "linux")]
 mod dispatcher;
+#[cfg(all(test, target_os = "linux"))]
+mod fuzz;
 #[cfg(target_os = "linux")]
 mod gate;
 #[cfg(target_os = "linux")]

@@ -81,7 +81,7 @@ impl Writer {
         let words = 1 + usize::from(time.is_some()) + body.len().div_ceil(WORD);
         // ORDERING: acquire: the parent's reads of these places are over before we write there again.
         let held = self.position.wrapping_sub(ring.taken.load(Ordering::Acquire));
-        if held + words as u64 > RING_WORDS as u64 {
+        if held.saturating_add(words as u64) > RING_WORDS as u64 {
             return false;
         }
         let head = u64::from(low(number)) << 32 | body.len() as u64 | time.map_or(0, |_| TIMED);
@@ -355,5 +355,34 @@ mod tests {
         assert!(!writer.owes_bell);
         let commits = (1..).take_while(|number| writer.commit(ring, *number, None, &[0; LONGEST])).count();
         assert_eq!(commits, RING_WORDS * WORD / (LONGEST + WORD));
+    }
+}
+
+/// Both sides of a ring, for the fuzz tests.
+#[cfg(test)]
+#[derive(Default)]
+pub(crate) struct RingFuzz {
+    pub(crate) writer: Writer,
+    pub(crate) reader: Reader,
+    pub(crate) next: u64,
+}
+
+#[cfg(test)]
+impl RingFuzz {
+    /// Changes a word near the records, or one of the control words.
+    pub(crate) fn scribble(&self, ring: Ring<'_>, at: u64, word: u64) {
+        match at % 8 {
+            0 => ring.committed.store(word, Ordering::Relaxed),
+            1 => ring.committed.store(self.writer.position + word % 3, Ordering::Relaxed),
+            2 => ring.taken.store(word, Ordering::Relaxed),
+            _ => ring.word(self.writer.position.wrapping_sub(at % 29)).store(word, Ordering::Relaxed),
+        }
+    }
+
+    /// A new worker in the place of one that was found out.
+    pub(crate) fn start_again(&mut self, ring: Ring<'_>) {
+        *self = Self::default();
+        ring.committed.store(0, Ordering::Relaxed);
+        ring.taken.store(0, Ordering::Relaxed);
     }
 }

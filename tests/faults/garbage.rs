@@ -300,3 +300,28 @@ fn random_bytes_on_the_socket() {
         }
     });
 }
+
+/// Into its ring and its control words, which the parent reads; the worker finds them where they are mapped.
+#[test]
+fn random_words_in_the_shared_memory() {
+    isolated(|| {
+        for _ in 0..10 {
+            let outcome = among_others(|_| {
+                let maps = std::fs::read_to_string("/proc/self/maps").unwrap();
+                let line = maps.lines().find(|line| line.contains("memfd:worker-page")).unwrap();
+                let (start, end) = line.split_whitespace().next().unwrap().split_once('-').unwrap();
+                let address = |text| usize::from_str_radix(text, 16).unwrap();
+                let words = (address(start)..address(end)).step_by(8);
+                let mut noise = std::fs::File::open("/dev/urandom").unwrap();
+                for place in words {
+                    let mut word = [0; 8];
+                    std::io::Read::read_exact(&mut noise, &mut word).unwrap();
+                    let place: *mut u64 = std::ptr::with_exposed_provenance_mut(place);
+                    // SAFETY: mapped, writable, and nothing but words; that they are not its own is the fault.
+                    unsafe { place.write_volatile(u64::from_ne_bytes(word)) };
+                }
+            });
+            assert_found_out(outcome);
+        }
+    });
+}
