@@ -24,7 +24,7 @@ impl Random {
     }
 
     fn below(&mut self, end: usize) -> usize {
-        usize::try_from(self.next() % end.max(1) as u64).unwrap()
+        usize::try_from(self.next() % end.max(1) as u64).unwrap_or(0)
     }
 
     fn bytes(&mut self, longest: usize) -> Vec<u8> {
