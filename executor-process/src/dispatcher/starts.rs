@@ -104,6 +104,7 @@ impl Dispatcher {
         }
         let name = format!("{}-{index}", self.shared.settings.prefix);
         let mut worker = Worker::new(number, index, name, ours, page);
+        worker.arm();
         worker.write_frame(Kind::Setup, 0, &self.shared.settings.setup);
         self.workers.insert(number, worker);
         self.requested.insert(number);
