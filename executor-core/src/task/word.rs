@@ -90,7 +90,7 @@ pub(super) enum Ended {
 impl Word {
     /// A pending task with two references. Of the flags, TIMED and BOUND may be set.
     pub(super) fn new(flags: u64) -> Self {
-        Self(AtomicU64::new(2 * REFERENCE | PENDING | flags))
+        Self(AtomicU64::new((2 * REFERENCE) | PENDING | flags))
     }
 
     /// Reads the word to go by what it says: who sees the end sees the outcome.
@@ -141,7 +141,7 @@ impl Word {
     #[inline]
     pub(super) fn start_alone(&self) -> bool {
         let state = self.read().0;
-        let is_alone = state & !BOUND == (2 * REFERENCE | PENDING);
+        let is_alone = state & !BOUND == ((2 * REFERENCE) | PENDING);
         if is_alone {
             // ORDERING: relaxed: this thread alone has references.
             self.0.store(state | RUNNING, Ordering::Relaxed);
@@ -153,7 +153,7 @@ impl Word {
     #[inline]
     pub(super) fn end_alone(&self) -> bool {
         // ORDERING: acquire: whoever had a reference meanwhile is done with it.
-        let is_alone = self.read().0 & !BOUND == (2 * REFERENCE | RUNNING);
+        let is_alone = self.read().0 & !BOUND == ((2 * REFERENCE) | RUNNING);
         if is_alone {
             // ORDERING: relaxed: this thread alone has references. BOUND has done its duty.
             self.0.store(REFERENCE | FINISHED, Ordering::Relaxed);

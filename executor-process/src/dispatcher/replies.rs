@@ -21,7 +21,7 @@ use crate::attach;
 use crate::job::{Finished, Part, read_answer};
 use crate::ring::{Record, Records, low};
 use crate::wire::{Garbage, HEADER, Header, Kind, Status};
-use crate::worker::{Read, Worker};
+use crate::worker::Read;
 use crate::worker_main::WORN;
 
 /// Reads of one worker's socket in a row, before others get their turn.
