@@ -80,7 +80,10 @@ pub(crate) struct Dispatcher {
     /// A descriptor kept free for the pidfd of each of them: one that cannot be received is a worker that cannot be
     /// watched.
     spare_fds: Vec<OwnedFd>,
+    /// Workers in a row that could not be started.
     failed_starts: u32,
+    /// Fork servers in a row that were lost, or could not be started, before a worker was set up.
+    lost_servers: u32,
     /// No worker is started before, after several failures.
     start_after: Option<Instant>,
     next_worker: u64,
@@ -134,6 +137,7 @@ impl Dispatcher {
             requested: BTreeSet::new(),
             spare_fds: Vec::new(),
             failed_starts: 0,
+            lost_servers: 0,
             start_after: None,
             next_worker: 0,
             next_order: 0,

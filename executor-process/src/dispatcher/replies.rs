@@ -240,6 +240,7 @@ impl Dispatcher {
                 }
                 worker.is_ready = true;
                 self.failed_starts = 0;
+                self.lost_servers = 0;
                 self.begin_task(number);
                 Ok(())
             }
