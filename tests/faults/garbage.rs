@@ -5,10 +5,11 @@ use std::time::Duration;
 use concurrent_futures::{Executor, ProcessPoolExecutor};
 use nix::libc;
 
-use crate::procfs::sockets;
+use crate::procfs::{sockets, state_of, workers};
 use crate::scene::{
     Runs, assert_full, assert_timed_out, death, forever, isolated, note, replace_workers, spin,
 };
+use crate::support::eventually;
 
 /// The header of a frame, as `wire.rs` has it.
 fn header(kind: u8, status: u8, number: u64, length: u64) -> Vec<u8> {
@@ -31,11 +32,13 @@ fn say(bytes: &[u8]) {
 }
 
 /// Runs `liar` among honest tasks of the same pool. Those its worker has begun meanwhile may be lost with it; nothing
-/// runs twice, and nothing else is lost.
+/// runs twice, nothing else is lost, and the worker is replaced even if the lie was answered.
 fn among_others<R: concurrent_futures::Payload>(
     liar: fn(u64) -> R,
 ) -> Result<R, concurrent_futures::TaskError> {
     let pool = ProcessPoolExecutor::new(2).unwrap();
+    assert_full(&pool, 2);
+    let before = workers();
     let runs = Runs::new();
     let honest = |task: u64| {
         pool.submit(
@@ -66,6 +69,8 @@ fn among_others<R: concurrent_futures::Payload>(
     assert!(lost <= 10, "{lost} neighbours lost");
     runs.assert_none_twice();
     assert_full(&pool, 2);
+    assert_eq!(before.len(), 2);
+    eventually(|| before.iter().any(|pid| state_of(*pid).is_none()));
     outcome
 }
 

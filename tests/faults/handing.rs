@@ -71,11 +71,11 @@ fn each_item_of_a_map_gets_its_own() {
         for chunk_size in [1, 3, 50] {
             let (ours, theirs): (Vec<_>, Vec<_>) = (0..100).map(|_| pair()).unzip();
             let items = theirs.into_iter().enumerate();
-            let done = pool
+            let mut done = pool
                 .options()
                 .chunk_size(chunk_size)
                 .map(|(n, mut stream): (usize, Fd<UnixStream>)| write!(stream, "{n}").is_ok(), items);
-            assert!(done.map(Result::unwrap).all(|done| done));
+            assert!(done.all(Result::unwrap));
             for (n, ours) in ours.into_iter().enumerate() {
                 assert_eq!(all_of(ours), n.to_string());
             }
