@@ -230,7 +230,7 @@ impl Dispatcher {
     }
 
     fn copy_stderr(&mut self) {
-        if self.stderr.takes_more() && !self.stderr.copy() {
+        if !self.stderr.copy() {
             self.pause_stderr();
         }
     }
