@@ -124,7 +124,9 @@ pub use executor_core::{
 #[cfg(feature = "macros")]
 pub use executor_macros::task;
 #[cfg(feature = "process")]
-pub use executor_process::{ProcessPoolBuilder, ProcessPoolExecutor, StartMethod, WorkerStdio};
+pub use executor_process::{
+    Fd, Plain, ProcessPoolBuilder, ProcessPoolExecutor, Shared, StartMethod, WorkerStdio,
+};
 
 /// The README's programs run as they stand there.
 #[cfg(all(doctest, feature = "process"))]

@@ -26,13 +26,13 @@ const CORE: &[&[&str]] = &[
 
 /// The modules of `executor-process`, from the top.
 const PROCESS: &[&[&str]] = &[
-    &["builder", "pool"],
+    &["builder", "pool", "fuzz"],
     &["dispatcher"],
     &["shared"],
     &["worker", "job"],
     &["zygote", "startup"],
     &["worker_main"],
-    &["call", "wire", "gate"],
+    &["call", "wire", "gate", "ring", "share", "descriptor", "attach"],
     &["image", "sys", "sync"],
 ];
 
@@ -50,6 +50,7 @@ const ISLANDS: &[&str] = &[
     "executor-core/src/thread_pool/scope.rs",
     "executor-core/src/thread_pool/slice.rs",
     "executor-process/src/call.rs",
+    "executor-process/src/share.rs",
     "executor-process/src/startup.rs",
     "executor-process/src/sys/",
     "executor-process/src/worker_main.rs",

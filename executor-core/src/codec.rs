@@ -5,10 +5,19 @@
 //! complete and is pinned: 3.0.0 is an empty release that does not build. What a format without names cannot carry are
 //! serde's `flatten`, `untagged` and `skip_serializing_if`.
 //!
-//! Decoding trusts nothing: a length is believed only as far as there are bytes behind it (serde reserves at most 1 MiB
-//! ahead), and bytes left over are an error. The user's `Serialize` and `Deserialize` may panic: that is an error too.
+//! Decoding trusts nothing. bincode makes room for a text as long as it says it is before it looks whether it is there,
+//! so what is decoded gets an allowance in proportion to its bytes, and a length beyond it is an error; serde reserves at
+//! most 1 MiB ahead. Bytes left over are an error. The user's `Serialize` and `Deserialize` may panic: that is one too.
+
+use std::any::{Any, TypeId};
 
 use crate::panic_report;
+use bincode::Decode;
+use bincode::config::{Configuration, Limit, LittleEndian, Varint};
+use bincode::de::read::Reader;
+use bincode::de::{Decoder, DecoderImpl};
+use bincode::error::DecodeError;
+use bincode::serde::Compat;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
@@ -39,21 +48,153 @@ pub fn encode<T: Serialize + ?Sized>(value: &T, out: &mut Vec<u8>) -> Result<(),
 ///
 /// # Errors
 ///
-/// What serde said, bytes left over, or the panic of the value's own code.
+/// What serde said, bytes left over, a length that is not to be believed, or the panic of the value's own code.
 ///
 /// ```
 /// assert!(executor_core::codec::decode::<bool>(&[1, 1]).unwrap_err().contains("left over"));
 /// ```
 pub fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Box<str>> {
-    match panic_report::catch(|| bincode::serde::decode_from_slice(bytes, FORMAT)) {
-        Ok(Ok((value, read))) if read == bytes.len() => Ok(value),
-        Ok(Ok((_, read))) => Err(format!("{} of {} bytes left over", bytes.len() - read, bytes.len()).into()),
+    match panic_report::catch(|| decode_front(bytes)) {
+        Ok(Ok((value, 0))) => Ok(value),
+        Ok(Ok((_, left))) => Err(format!("{left} of {} bytes left over", bytes.len()).into()),
         Ok(Err(error)) => Err(error.to_string().into()),
         Err(report) => Err(format!("panicked: {report}").into()),
     }
 }
 
-const FORMAT: bincode::config::Configuration = bincode::config::standard();
+/// Types that are most of what travels in small tasks, and bytes and text: they are written and read without the format,
+/// which would look at each byte.
+macro_rules! with_simple_types {
+    ($act:ident) => {
+        $act!(u8 u16 u32 u64 u128 usize i8 i16 i32 i64 i128 isize f32 f64)
+    };
+}
+
+/// Whether values of this type are numbers, which neither fail nor panic nor carry anything.
+///
+/// ```
+/// use executor_core::codec::is_number;
+///
+/// assert!(is_number::<u64>() && !is_number::<String>());
+/// ```
+#[must_use]
+pub fn is_number<T: 'static>() -> bool {
+    macro_rules! is_one_of {
+        ($($number:ty)*) => { $(TypeId::of::<T>() == TypeId::of::<$number>())||* };
+    }
+    with_simple_types!(is_one_of)
+}
+
+/// [`encode`] for an argument or a result: numbers, bytes and text as they are.
+///
+/// # Errors
+///
+/// Those of [`encode`].
+///
+/// ```
+/// let mut bytes = Vec::new();
+/// executor_core::codec::encode_payload(&String::from("text"), &mut bytes).unwrap();
+/// assert_eq!(bytes, b"text");
+/// ```
+#[inline]
+pub fn encode_payload<T: Serialize + 'static>(value: &T, out: &mut Vec<u8>) -> Result<(), Box<str>> {
+    let any: &dyn Any = value;
+    macro_rules! write_number {
+        ($($number:ty)*) => {
+            $(if let Some(number) = any.downcast_ref::<$number>() {
+                out.extend_from_slice(&number.to_ne_bytes());
+                return Ok(());
+            })*
+        };
+    }
+    with_simple_types!(write_number);
+    if let Some(bytes) = any.downcast_ref::<Vec<u8>>() {
+        out.extend_from_slice(bytes);
+        return Ok(());
+    }
+    if let Some(text) = any.downcast_ref::<String>() {
+        out.extend_from_slice(text.as_bytes());
+        return Ok(());
+    }
+    encode(value, out)
+}
+
+/// [`decode`] for an argument or a result, as [`encode_payload`] has written it.
+///
+/// # Errors
+///
+/// Those of [`decode`], and bytes that are no number or no text.
+///
+/// ```
+/// assert_eq!(executor_core::codec::decode_payload(b"text"), Ok(String::from("text")));
+/// assert!(executor_core::codec::decode_payload::<u64>(b"text").is_err());
+/// ```
+#[inline]
+pub fn decode_payload<T: DeserializeOwned + 'static>(bytes: &[u8]) -> Result<T, Box<str>> {
+    let mut value: Option<T> = None;
+    let any: &mut dyn Any = &mut value;
+    macro_rules! read_number {
+        ($($number:ty)*) => {
+            $(if let Some(place) = any.downcast_mut::<Option<$number>>() {
+                let bytes = bytes.try_into().map_err(|_| format!("{} bytes for a number", bytes.len()))?;
+                *place = Some(<$number>::from_ne_bytes(bytes));
+                return value.ok_or_else(|| "not a number".into());
+            })*
+        };
+    }
+    with_simple_types!(read_number);
+    if let Some(place) = any.downcast_mut::<Option<Vec<u8>>>() {
+        *place = Some(bytes.to_vec());
+    } else if let Some(place) = any.downcast_mut::<Option<String>>() {
+        *place = Some(std::str::from_utf8(bytes).map_err(|error| error.to_string())?.to_owned());
+    } else {
+        return decode(bytes);
+    }
+    value.ok_or_else(|| "no value".into())
+}
+
+const FORMAT: Configuration = bincode::config::standard();
+
+/// The same, with an account of what is decoded: its limit is a constant, so an allowance is given by taking the rest off
+/// beforehand.
+const LIMIT: usize = usize::MAX / 2;
+const ACCOUNTED: Configuration<LittleEndian, Varint, Limit<LIMIT>> = FORMAT.with_limit::<LIMIT>();
+
+/// The most a value may count for each of its bytes: a `u128` counts 16, and may be written in one.
+const ALLOWANCE: usize = 16;
+
+/// A value at the beginning of `bytes`, and how many are left.
+fn decode_front<T: DeserializeOwned>(bytes: &[u8]) -> Result<(T, usize), DecodeError> {
+    let mut decoder = DecoderImpl::new(Source(bytes), ACCOUNTED, ());
+    decoder.claim_bytes_read(LIMIT.saturating_sub(bytes.len().saturating_mul(ALLOWANCE)))?;
+    let Compat(value) = Compat::<T>::decode(&mut decoder)?;
+    Ok((value, decoder.reader().0.len()))
+}
+
+/// Bytes that are taken from the front.
+struct Source<'a>(&'a [u8]);
+
+impl Reader for Source<'_> {
+    #[inline]
+    fn read(&mut self, out: &mut [u8]) -> Result<(), DecodeError> {
+        let missing = out.len().saturating_sub(self.0.len());
+        let (front, rest) =
+            self.0.split_at_checked(out.len()).ok_or(DecodeError::UnexpectedEnd { additional: missing })?;
+        out.copy_from_slice(front);
+        self.0 = rest;
+        Ok(())
+    }
+
+    #[inline]
+    fn peek_read(&mut self, count: usize) -> Option<&[u8]> {
+        self.0.get(..count)
+    }
+
+    #[inline]
+    fn consume(&mut self, count: usize) {
+        self.0 = self.0.get(count..).unwrap_or_default();
+    }
+}
 
 #[cfg(all(test, not(loom)))]
 mod tests {
@@ -68,6 +209,25 @@ mod tests {
     }
 
     #[test]
+    fn simple_types_take_the_short_way_and_come_back() {
+        let there_and_back = |value: f32| {
+            let mut bytes = Vec::new();
+            encode_payload(&value, &mut bytes).unwrap();
+            assert_eq!(bytes.len(), 4);
+            decode_payload::<f32>(&bytes)
+        };
+        assert_eq!(there_and_back(1.5), Ok(1.5));
+        let mut bytes = vec![1];
+        encode_payload(&vec![2_u8, 3], &mut bytes).unwrap();
+        assert_eq!((decode_payload::<Vec<u8>>(&bytes), bytes.len()), (Ok(vec![1, 2, 3]), 3));
+        assert_eq!(decode_payload::<String>(b"text").as_deref(), Ok("text"));
+        assert!(decode_payload::<String>(&[0xff]).is_err());
+        assert!(decode_payload::<u64>(b"seven b").is_err());
+        assert_eq!(decode_payload::<(u8, u8)>(&[1, 2]), Ok((1, 2)));
+        assert!(is_number::<i128>() && !is_number::<bool>() && !is_number::<Vec<u8>>());
+    }
+
+    #[test]
     fn bytes_left_over_and_bytes_missing_are_errors() {
         let mut bytes = Vec::new();
         encode("text", &mut bytes).unwrap();
@@ -78,6 +238,17 @@ mod tests {
             decode::<Vec<u64>>(&[253, 255, 255, 255, 255, 255, 255, 255, 127]).is_err(),
             "a length without bytes"
         );
+        let huge = [253, 255, 255, 255, 255, 255, 255, 255, 127, b'x'];
+        assert!(decode::<String>(&huge).is_err(), "a text that would take all memory");
+        assert!(decode::<(u8, Box<str>)>(&[&[1], &huge[..]].concat()).is_err());
+        let most = vec![(u128::MAX, 1_u128); 100];
+        let mut bytes = Vec::new();
+        encode(&most, &mut bytes).unwrap();
+        assert_eq!(decode(&bytes), Ok(most), "an honest value is within its allowance");
+        let mut bytes = Vec::new();
+        let small = (vec![0_u128; 1000], vec!['a'; 10], vec![1_u64; 1000], "x".repeat(1000));
+        encode(&small, &mut bytes).unwrap();
+        assert_eq!(decode(&bytes), Ok(small), "the same");
     }
 
     #[test]

@@ -165,7 +165,7 @@ struct Waiters<T> {
 }
 
 impl<T> Extra<T> {
-    fn make(details: Option<Details>) -> *mut Option<Details> {
+    fn allocate(details: Option<Details>) -> *mut Option<Details> {
         let waiters = Waiters { callbacks: Vec::new(), listeners: Vec::new(), waker: None };
         Box::into_raw(Box::new(Self { details, waiters: Mutex::new(waiters) })).cast()
     }
@@ -229,7 +229,7 @@ where
 {
     let extra = match details {
         None => std::ptr::null_mut(),
-        details => Extra::<T>::make(details),
+        details => Extra::<T>::allocate(details),
     };
     let cell = Cell::<F, T> {
         header: Header {
@@ -412,7 +412,7 @@ impl Header {
         if !extra.is_null() {
             return extra.cast();
         }
-        let new = Extra::<T>::make(None);
+        let new = Extra::<T>::allocate(None);
         // ORDERING: release, publishes what is in it; pairs with the acquires, here and in `details`.
         match self.extra.compare_exchange(extra, new, Ordering::AcqRel, Ordering::Acquire) {
             Ok(_) => new.cast(),

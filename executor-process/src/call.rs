@@ -21,6 +21,8 @@ use crate::image::Image;
 use crate::wire::{Panic, Status};
 use executor_core::codec;
 
+use crate::attach;
+
 /// How to call functions of one type, from bytes to bytes.
 #[repr(C)]
 pub(crate) struct Descriptor {
@@ -204,7 +206,11 @@ unsafe fn call_initializer<O: InitOutcome>(
 
 /// Decodes the argument, calls, encodes the result. What is thrown away is dropped here, its panics swallowed.
 fn run<A: Payload, R: Payload>(argument: &[u8], out: &mut Vec<u8>, f: impl FnOnce(A) -> R) -> Status {
-    let argument = match codec::decode::<A>(argument) {
+    let decoded = codec::decode_payload::<A>(argument);
+    if !codec::is_number::<A>() {
+        attach::unstage();
+    }
+    let argument = match decoded {
         Ok(argument) => argument,
         Err(problem) => {
             out.extend_from_slice(problem.as_bytes());
@@ -227,8 +233,16 @@ fn run<A: Payload, R: Payload>(argument: &[u8], out: &mut Vec<u8>, f: impl FnOnc
             };
         }
     };
-    let encoded = codec::encode(&result, out);
-    panic_report::swallow(|| drop(result));
+    let encoded = if codec::is_number::<R>() {
+        codec::encode_payload(&result, out)
+    } else {
+        let (encoded, attachments) = attach::collect(|| codec::encode_payload(&result, out));
+        if encoded.is_ok() && !attachments.is_empty() {
+            attach::keep_reply(attachments);
+        }
+        panic_report::swallow(|| drop(result));
+        encoded
+    };
     match encoded {
         Ok(()) => Status::Returned,
         Err(problem) => {
@@ -251,10 +265,10 @@ mod tests {
         let name = name_of(&Callable::<(), u32, u32>::plain(double)).unwrap();
         let (descriptor, function) = find(name).unwrap();
         let (mut argument, mut out) = (Vec::new(), Vec::new());
-        codec::encode(&21_u32, &mut argument).unwrap();
+        codec::encode_payload(&21_u32, &mut argument).unwrap();
         // SAFETY: named together.
         let status = unsafe { descriptor.call(function, None, &argument, &mut out) };
-        assert_eq!((status, codec::decode(&out)), (Status::Returned, Ok(42_u32)));
+        assert_eq!((status, codec::decode_payload(&out)), (Status::Returned, Ok(42_u32)));
     }
 
     #[test]

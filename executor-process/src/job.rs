@@ -6,6 +6,7 @@
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::ops::Range;
+use std::os::fd::OwnedFd;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
@@ -15,9 +16,12 @@ use executor_core::{
     CallLimits, CallOptions, Callable, Callee, Chunk, PanicReport, Payload, Promise, TaskError, TaskFuture,
 };
 
+use crate::attach;
 use crate::call::{self, Name};
+use crate::ring::Records;
+use crate::share::{self, Segment};
 use crate::sync::Arc;
-use crate::wire::{CallHead, Panic, Status};
+use crate::wire::{CallHead, Panic, Status, take_word};
 use executor_core::codec;
 
 /// A job on its way from the submitting thread to the dispatcher.
@@ -27,7 +31,11 @@ pub(crate) struct Submission {
     /// Every argument behind its length, as they travel.
     arguments: Vec<u8>,
     /// Where in `arguments` each item ends.
-    ends: Vec<usize>,
+    ends: Ends,
+    /// Shared memory the arguments and the context refer to: it lives as long as the job.
+    pub(crate) segments: Vec<Arc<Segment>>,
+    /// Descriptors that are part of the argument of an item, in the order of the items; closed when the job is over.
+    pub(crate) descriptors: Vec<(usize, Arc<OwnedFd>)>,
     pub(crate) timeout: Option<Duration>,
     pub(crate) deadline: Option<Instant>,
     pub(crate) retries: u32,
@@ -41,7 +49,14 @@ pub(crate) struct Submission {
 #[derive(Clone, Debug)]
 pub(crate) struct EncodedContext {
     pub(crate) descriptor: u64,
-    pub(crate) bytes: Arc<[u8]>,
+    encoded: Arc<[u8]>,
+    start: usize,
+}
+
+impl EncodedContext {
+    pub(crate) fn bytes(&self) -> &[u8] {
+        &self.encoded[self.start..]
+    }
 }
 
 /// The future's side of a job.
@@ -50,6 +65,8 @@ trait Completion: Send {
     fn promise(&self) -> Option<&dyn Pledge>;
     /// Decodes the answer to an item, or takes its error.
     fn answer(&mut self, item: usize, answer: Result<&[u8], TaskError>);
+    /// Decodes the results of consecutive items.
+    fn answer_all(&mut self, first: usize, results: &mut Records<'_>);
     /// Every item is answered.
     fn complete(&mut self, run_time: Duration);
     /// Ends the future whatever is missing.
@@ -144,7 +161,7 @@ where
         }
     }
     let mut completion = Box::new(Many { promise: Some(promise), results, places });
-    if arguments.ends.is_empty() {
+    if arguments.ends.len() == 0 {
         completion.complete(Duration::ZERO); // nothing left to run
         return Prepared { future, submission: None };
     }
@@ -165,8 +182,11 @@ where
     A: Payload,
     R: Payload,
 {
-    let named = problem
-        .map_or_else(|| call::name_of(call).and_then(|name| Ok((name, context_of(call, name, limit)?))), Err);
+    let Arguments { bytes, ends, mut segments, descriptors } = arguments;
+    let named = problem.map_or_else(
+        || call::name_of(call).and_then(|name| Ok((name, context_of(call, name, limit, &mut segments)?))),
+        Err,
+    );
     match named {
         Ok((name, context)) => Some(Submission {
             head: CallHead {
@@ -175,8 +195,10 @@ where
                 context: context.as_ref().map_or(0, |(id, _)| *id),
             },
             context: context.map(|(_, context)| context),
-            arguments: arguments.bytes,
-            ends: arguments.ends,
+            arguments: bytes,
+            ends,
+            segments,
+            descriptors,
             timeout: options.timeout,
             deadline: options.deadline,
             retries: options.retries,
@@ -192,11 +214,13 @@ where
     }
 }
 
-/// The encoded context of a call, made once for all its calls.
+/// The encoded context of a call, made once for all its calls: the ids of the shared memory it refers to, behind their
+/// number, and then the context.
 fn context_of<C, A, R>(
     call: &Callable<C, A, R>,
     name: Name,
     limit: u64,
+    segments: &mut Vec<Arc<Segment>>,
 ) -> Result<Option<(u64, EncodedContext)>, TaskError>
 where
     C: Payload + Sync,
@@ -206,12 +230,32 @@ where
     let Callee::WithContext(context, _) = call.callee() else { return Ok(None) };
     let encoded = context.encoded.get_or_init(|| {
         let mut bytes = Vec::new();
-        codec::encode(&context.value, &mut bytes).map_err(TaskError::Encode)?;
+        let (encoded, attachments) = attach::collect(|| codec::encode(&context.value, &mut bytes));
+        encoded.map_err(TaskError::Encode)?;
         check_size(bytes.len(), limit)?;
-        Ok(bytes.into())
+        if !attachments.descriptors.is_empty() {
+            let problem = "a descriptor in a context, which may go to any number of workers";
+            return Err(TaskError::Encode(problem.into()));
+        }
+        let mut whole = Vec::with_capacity(bytes.len() + (1 + attachments.segments.len()) * size_of::<u64>());
+        whole.extend_from_slice(&(attachments.segments.len() as u64).to_ne_bytes());
+        for segment in &attachments.segments {
+            whole.extend_from_slice(&segment.id.to_ne_bytes());
+        }
+        whole.extend_from_slice(&bytes);
+        Ok(whole.into())
     });
-    let bytes = encoded.clone()?;
-    Ok(Some((context.id, EncodedContext { descriptor: name.descriptor, bytes })))
+    let encoded = encoded.clone()?;
+    let broken = || TaskError::Encode("the context is not as it was encoded".into());
+    let (count, mut rest) = take_word(&encoded).ok_or_else(broken)?;
+    for _ in 0..count {
+        let (id, behind) = take_word(rest).ok_or_else(broken)?;
+        rest = behind;
+        // The context holds it, so it is there.
+        segments.push(share::find(id).map_err(|problem| TaskError::Encode(problem.into()))?);
+    }
+    let start = encoded.len() - rest.len();
+    Ok(Some((context.id, EncodedContext { descriptor: name.descriptor, encoded, start })))
 }
 
 fn check_size(size: usize, limit: u64) -> Result<(), TaskError> {
@@ -222,23 +266,75 @@ fn check_size(size: usize, limit: u64) -> Result<(), TaskError> {
 #[derive(Default)]
 struct Arguments {
     bytes: Vec<u8>,
-    ends: Vec<usize>,
+    ends: Ends,
+    segments: Vec<Arc<Segment>>,
+    descriptors: Vec<(usize, Arc<OwnedFd>)>,
 }
 
 impl Arguments {
     fn push<A: Payload>(&mut self, argument: A, limit: u64) -> Result<(), TaskError> {
+        if self.bytes.capacity() == 0 {
+            self.bytes.reserve(SMALL);
+        }
         let start = self.bytes.len();
         self.bytes.extend_from_slice(&[0; size_of::<u64>()]);
-        let encoded = codec::encode(&argument, &mut self.bytes).map_err(TaskError::Encode);
-        executor_core::panic_report::swallow(|| drop(argument));
+        let (encoded, attachments) = if codec::is_number::<A>() {
+            (codec::encode_payload(&argument, &mut self.bytes), None)
+        } else {
+            let (encoded, attachments) =
+                attach::collect(|| codec::encode_payload(&argument, &mut self.bytes));
+            executor_core::panic_report::swallow(|| drop(argument));
+            (encoded, Some(attachments).filter(|attachments| !attachments.is_empty()))
+        };
         let size = self.bytes.len() - start - size_of::<u64>();
-        if let Err(error) = encoded.and_then(|()| check_size(size, limit)) {
+        if let Err(error) = encoded.map_err(TaskError::Encode).and_then(|()| check_size(size, limit)) {
             self.bytes.truncate(start);
             return Err(error);
         }
         self.bytes[start..][..size_of::<u64>()].copy_from_slice(&(size as u64).to_ne_bytes());
+        if let Some(attachments) = attachments {
+            for segment in attachments.segments {
+                if !self.segments.iter().any(|other| Arc::ptr_eq(other, &segment)) {
+                    self.segments.push(segment);
+                }
+            }
+            let item = self.ends.len();
+            self.descriptors.extend(attachments.descriptors.into_iter().map(|descriptor| (item, descriptor)));
+        }
         self.ends.push(self.bytes.len());
         Ok(())
+    }
+}
+
+/// Room for a small argument behind its length, in bytes.
+const SMALL: usize = 32;
+
+/// Where the arguments end, the first one in place: most jobs have no other.
+#[derive(Default)]
+struct Ends {
+    first: Option<usize>,
+    more: Vec<usize>,
+}
+
+impl Ends {
+    fn push(&mut self, end: usize) {
+        match self.first {
+            None => self.first = Some(end),
+            Some(_) => self.more.push(end),
+        }
+    }
+
+    fn len(&self) -> usize {
+        usize::from(self.first.is_some()) + self.more.len()
+    }
+
+    /// Where the first `count` arguments end together.
+    fn after(&self, count: usize) -> usize {
+        match count {
+            0 => 0,
+            1 => self.first.unwrap_or(0),
+            count => self.more[count - 2],
+        }
     }
 }
 
@@ -300,9 +396,8 @@ impl Job {
 
     /// The encoded arguments of a range of items, each behind its length.
     pub(crate) fn arguments(&self, items: &Range<usize>) -> &[u8] {
-        let start = items.start.checked_sub(1).map_or(0, |before| self.submission.ends[before]);
-        let end = items.end.checked_sub(1).map_or(0, |last| self.submission.ends[last]);
-        &self.submission.arguments[start..end]
+        let ends = &self.submission.ends;
+        &self.submission.arguments[ends.after(items.start)..ends.after(items.end)]
     }
 
     pub(crate) fn label(&self) -> Option<&str> {
@@ -390,6 +485,19 @@ impl Job {
         (self.answered.get() == self.items()).then_some(Finished { job: self, ending })
     }
 
+    /// Consecutive items have returned; says how the whole came out if the last one is among them.
+    #[must_use]
+    pub(crate) fn answer_all(&self, first: usize, results: &mut Records<'_>) -> Option<Finished<'_>> {
+        if self.stage.get() == Stage::Over {
+            results.for_each(drop);
+            return None;
+        }
+        self.submission.completion.borrow_mut().answer_all(first, results);
+        self.answered.set(self.answered.get() + usize::try_from(results.count).unwrap_or(usize::MAX));
+        self.run_time.set(self.run_time.get() + Duration::from_nanos(results.time));
+        (self.answered.get() == self.items()).then_some(Finished { job: self, ending: Ending::Returned })
+    }
+
     /// Ends the future with `error`, whatever is missing.
     pub(crate) fn fail(&self, error: TaskError) -> Ended {
         self.end(|completion| completion.fail(error))
@@ -440,6 +548,10 @@ pub(crate) struct Finished<'a> {
 }
 
 impl Finished<'_> {
+    pub(crate) fn order(&self) -> u64 {
+        self.job.order
+    }
+
     pub(crate) fn publish(self) {
         self.job.stage.set(Stage::Over);
         self.job.submission.completion.borrow_mut().complete(self.job.run_time.get());
@@ -499,7 +611,7 @@ pub(crate) fn read_answer<'a>(
         Status::DecodeFailed => TaskError::Decode(text()),
         Status::Failed => TaskError::Broken(text()),
         Status::TooLarge => {
-            let size = crate::wire::take_word(body).map_or(0, |(size, _)| size);
+            let size = take_word(body).map_or(0, |(size, _)| size);
             TaskError::too_large(size, limit)
         }
     })
@@ -516,7 +628,13 @@ impl<R: Payload> Completion for One<R> {
     }
 
     fn answer(&mut self, _: usize, answer: Result<&[u8], TaskError>) {
-        self.outcome = Some(answer.and_then(|bytes| codec::decode(bytes).map_err(TaskError::Decode)));
+        self.outcome = Some(answer.and_then(|bytes| codec::decode_payload(bytes).map_err(TaskError::Decode)));
+    }
+
+    fn answer_all(&mut self, first: usize, results: &mut Records<'_>) {
+        if let Some(bytes) = results.next() {
+            self.answer(first, Ok(bytes));
+        }
     }
 
     fn complete(&mut self, _: Duration) {
@@ -552,8 +670,14 @@ impl<R: Payload> Completion for Many<R> {
     }
 
     fn answer(&mut self, item: usize, answer: Result<&[u8], TaskError>) {
-        let result = answer.and_then(|bytes| codec::decode(bytes).map_err(TaskError::Decode));
+        let result = answer.and_then(|bytes| codec::decode_payload(bytes).map_err(TaskError::Decode));
         self.results[self.places[item]] = Some(result);
+    }
+
+    fn answer_all(&mut self, first: usize, results: &mut Records<'_>) {
+        for (place, bytes) in self.places[first..].iter().zip(results) {
+            self.results[*place] = Some(codec::decode_payload(bytes).map_err(TaskError::Decode));
+        }
     }
 
     fn complete(&mut self, run_time: Duration) {

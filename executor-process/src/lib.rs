@@ -11,7 +11,8 @@
 //!   worker · job         one child · what it is to run
 //!   zygote · startup     the fork server and its start before `main`, on both sides
 //!                                                             worker_main     the loop that runs tasks
-//!   call · wire · gate                                        what crosses, and how
+//!   call · wire · gate · ring                                 what crosses, and how
+//!   share · descriptor · attach                               what may travel beside the bytes
 //!   image · sys · sync   addresses, system calls, locks
 //! ```
 
@@ -22,12 +23,18 @@ compile_error!(
 );
 
 #[cfg(target_os = "linux")]
+mod attach;
+#[cfg(target_os = "linux")]
 mod builder;
 #[cfg(target_os = "linux")]
 mod call;
 #[cfg(target_os = "linux")]
 #[cfg(target_os = "linux")]
+mod descriptor;
+#[cfg(target_os = "linux")]
 mod dispatcher;
+#[cfg(all(test, target_os = "linux"))]
+mod fuzz;
 #[cfg(target_os = "linux")]
 mod gate;
 #[cfg(target_os = "linux")]
@@ -36,6 +43,10 @@ mod image;
 mod job;
 #[cfg(target_os = "linux")]
 mod pool;
+#[cfg(target_os = "linux")]
+mod ring;
+#[cfg(target_os = "linux")]
+mod share;
 #[cfg(target_os = "linux")]
 mod shared;
 #[cfg(target_os = "linux")]
@@ -56,6 +67,10 @@ mod zygote;
 #[cfg(target_os = "linux")]
 pub use builder::ProcessPoolBuilder;
 #[cfg(target_os = "linux")]
+pub use descriptor::Fd;
+#[cfg(target_os = "linux")]
 pub use pool::ProcessPoolExecutor;
+#[cfg(target_os = "linux")]
+pub use share::{Plain, Shared};
 #[cfg(target_os = "linux")]
 pub use zygote::{StartMethod, WorkerStdio};

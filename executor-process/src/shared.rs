@@ -17,6 +17,7 @@ use executor_core::owner::Owner;
 use executor_core::{PanicReport, PoolStats, Promise, Shutdown, ShutdownReport, TaskError, WorkerInfo};
 
 use crate::job::Submission;
+use crate::share::Keeper;
 use crate::sync::{AtomicUsize, Condvar, Mutex, Ordering};
 use crate::sys::poll::Doorbell;
 use crate::zygote::ZygoteConfig;
@@ -95,6 +96,8 @@ pub(crate) enum Command {
     Abort(usize),
     /// There may be more workers now, or fewer.
     Resize,
+    /// Let the workers drop the shared memory with this id.
+    Release(u64),
     /// Tell what the workers are doing.
     Workers(Promise<Vec<WorkerInfo>>),
 }
@@ -339,6 +342,12 @@ impl Owner for Shared {
     }
 
     fn report_panic(&self, _: &PanicReport) {}
+}
+
+impl Keeper for Shared {
+    fn forget(&self, id: u64) {
+        self.command(Command::Release(id));
+    }
 }
 
 impl Drop for Shared {

@@ -3,5 +3,6 @@
 //! The words of a [`SharedPage`](crate::sys::memory::SharedPage) are memory that two processes see: they stay the
 //! standard library's atomics whatever is done there.
 
-pub(crate) use executor_core::sync::AtomicU32;
-pub(crate) use executor_core::sync::{Arc, AtomicBool, AtomicU64, AtomicUsize, Condvar, Mutex, Ordering};
+pub(crate) use executor_core::sync::{
+    Arc, AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Condvar, Mutex, Ordering, fence,
+};

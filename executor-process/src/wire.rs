@@ -15,6 +15,10 @@
 //! | `Lift` | to the worker | | nothing: see [`gate`](crate::gate) |
 //! | `Limits` | to the worker | | [`CallLimits`], for the calls that follow |
 //! | `Reply` | to the parent | the number of the task | by status: the result, a [`Panic`], or an error as text |
+//! | `Bell` | to the parent | | nothing: there are results in the [`ring`](crate::ring) |
+//! | `Segment` | to the worker | the id of shared memory | nothing; its descriptor comes along |
+//! | `Release` | to the worker | the id of shared memory | nothing: it is not needed any more |
+//! | `Descriptor` | both | the number of the task | nothing; a descriptor comes along, which is part of the argument or the result |
 //!
 //! The `count` of a `Reply` is 0, or [`WORN`](crate::worker_main::WORN) if the worker asks to be replaced.
 //!
@@ -39,6 +43,10 @@ pub(crate) enum Kind {
     Lift,
     Reply,
     Limits,
+    Bell,
+    Segment,
+    Release,
+    Descriptor,
 }
 
 /// How a task, or the set-up, came out.
@@ -101,6 +109,10 @@ impl Header {
             6 => Kind::Lift,
             7 => Kind::Reply,
             8 => Kind::Limits,
+            9 => Kind::Bell,
+            10 => Kind::Segment,
+            11 => Kind::Release,
+            12 => Kind::Descriptor,
             _ => return Err(Garbage),
         };
         let status = match bytes[1] {
@@ -218,7 +230,7 @@ mod tests {
         let bytes = header.encode();
         assert_eq!(Header::decode(&bytes), Ok(Some(header)));
         assert_eq!(Header::decode(&bytes[..31]), Ok(None));
-        for (at, value) in [(0, 0), (0, 9), (1, 6)] {
+        for (at, value) in [(0, 0), (0, 13), (1, 6)] {
             let mut bad = bytes;
             bad[at] = value;
             assert_eq!(Header::decode(&bad), Err(Garbage));

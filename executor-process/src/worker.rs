@@ -7,17 +7,20 @@
 //!
 //! Tasks may be handed over from the first moment: the socket keeps them until the process is there.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use executor_core::{CallLimits, TaskError, WorkerInfo};
 
+use crate::attach;
 use crate::gate::Gate;
 use crate::job::{EncodedContext, Job, Part};
-use crate::sync::Ordering;
+use crate::ring::{Reader, Ring};
+use crate::share::Segment;
+use crate::sync::{Arc, Ordering};
 use crate::sys::memory::SharedPage;
 use crate::sys::socket;
 use crate::wire::{self, CallHead, Garbage, HEADER, Header, Kind};
@@ -75,15 +78,41 @@ pub(crate) struct Worker {
     contexts: VecDeque<u64>,
     out: Vec<u8>,
     sent: usize,
+    /// What goes along with the byte at that place in `out`, in order.
+    riders: VecDeque<(usize, Rider)>,
+    /// The shared memory it was told of.
+    segments: BTreeSet<u64>,
     /// Whether the poll waits for room in the socket.
     pub(crate) waits_to_write: bool,
     input: Vec<u8>,
     filled: usize,
+    /// Descriptors that came in, each part of a frame that is still to be read.
+    arrived: VecDeque<Option<OwnedFd>>,
+    /// Descriptors that are part of the next reply.
+    pub(crate) attached: attach::Arrived,
+    results: Reader,
+    /// Whether the worker will say by a `Bell` that there are results in the ring.
+    pub(crate) is_armed: bool,
 }
 
 pub(crate) struct Process {
     pub(crate) pid: u32,
     pub(crate) pidfd: OwnedFd,
+}
+
+/// A descriptor on its way to the worker.
+enum Rider {
+    Segment(Arc<Segment>),
+    Descriptor(Arc<OwnedFd>),
+}
+
+impl Rider {
+    fn fd(&self) -> BorrowedFd<'_> {
+        match self {
+            Self::Segment(segment) => segment.file(),
+            Self::Descriptor(descriptor) => descriptor.as_fd(),
+        }
+    }
 }
 
 /// Tasks handed to a worker in one message.
@@ -132,9 +161,15 @@ impl Worker {
             contexts: VecDeque::new(),
             out: Vec::new(),
             sent: 0,
+            riders: VecDeque::new(),
+            segments: BTreeSet::new(),
+            arrived: VecDeque::new(),
+            attached: Vec::new(),
             waits_to_write: false,
             input: Vec::new(),
             filled: 0,
+            results: Reader::default(),
+            is_armed: false,
         }
     }
 
@@ -177,8 +212,20 @@ impl Worker {
         if let Some(context) = &part.job.submission.context {
             self.send_context(head.context, context);
         }
-        let arguments = part.job.arguments(&part.items);
+        for segment in &part.job.submission.segments {
+            if self.segments.insert(segment.id) {
+                self.riders.push_back((self.out.len(), Rider::Segment(Arc::clone(segment))));
+                self.write_frame(Kind::Segment, segment.id, &[]);
+            }
+        }
         let first = self.next_number;
+        for (item, descriptor) in &part.job.submission.descriptors {
+            if let Some(at) = item.checked_sub(part.items.start).filter(|at| *at < part.items.len()) {
+                self.riders.push_back((self.out.len(), Rider::Descriptor(Arc::clone(descriptor))));
+                self.write_frame(Kind::Descriptor, first + at as u64, &[]);
+            }
+        }
+        let arguments = part.job.arguments(&part.items);
         let count = part.items.len();
         let mut header = Header::new(Kind::Call, first, (CallHead::BYTES + arguments.len()) as u64);
         header.count = u32::try_from(count).unwrap_or(u32::MAX);
@@ -201,10 +248,11 @@ impl Worker {
             {
                 self.write_frame(Kind::Forget, oldest, &[]);
             }
-            let length = size_of::<u64>() + context.bytes.len();
+            let bytes = context.bytes();
+            let length = size_of::<u64>() + bytes.len();
             self.out.extend_from_slice(&Header::new(Kind::Context, id, length as u64).encode());
             self.out.extend_from_slice(&context.descriptor.to_ne_bytes());
-            self.out.extend_from_slice(&context.bytes);
+            self.out.extend_from_slice(bytes);
         }
         self.contexts.push_back(id);
     }
@@ -212,8 +260,22 @@ impl Worker {
     /// Sends what is written, as far as the socket takes it. Says whether something is left.
     pub(crate) fn flush(&mut self) -> io::Result<bool> {
         while self.sent < self.out.len() {
-            match socket::send(self.socket.as_fd(), &self.out[self.sent..]) {
-                Ok(sent) => self.sent += sent,
+            let mut riders = self.riders.iter();
+            let rider = self.riders.front().filter(|(at, _)| *at == self.sent);
+            let end = riders.nth(usize::from(rider.is_some())).map_or(self.out.len(), |(at, _)| *at);
+            let (socket, bytes) = (self.socket.as_fd(), &self.out[self.sent..end]);
+            let result = match rider {
+                Some((_, rider)) => socket::send_with(socket, bytes, rider.fd()),
+                None => socket::send(socket, bytes),
+            };
+            match result {
+                Ok(sent) => {
+                    if rider.is_some() {
+                        self.riders.pop_front();
+                    }
+                    self.sent += sent;
+                }
+                Err(error) if error.raw_os_error() == Some(socket::TOO_MANY_IN_FLIGHT) => return Ok(true),
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(true),
                 Err(error) => return Err(error),
             }
@@ -238,10 +300,21 @@ impl Worker {
         if self.input.len() < wanted {
             self.input.resize(wanted, 0);
         }
-        match socket::receive(self.socket.as_fd(), &mut self.input[self.filled..]) {
-            Ok(0) => Ok(Read::End),
-            Ok(read) => {
-                self.filled += read;
+        match socket::receive_stream(
+            self.socket.as_fd(),
+            &mut self.input[self.filled..],
+            socket::Blocking::Never,
+        ) {
+            Ok(packet) if packet.length == 0 => Ok(Read::End),
+            Ok(packet) => {
+                self.filled += packet.length;
+                self.arrived.extend(packet.fds.into_iter().map(Some));
+                if packet.is_cut {
+                    self.arrived.push_back(None);
+                }
+                if self.arrived.len() > 2 * attach::MOST_DESCRIPTORS {
+                    return Err(io::ErrorKind::InvalidData.into()); // nobody has asked for them
+                }
                 Ok(if self.filled == self.input.len() { Read::Full } else { Read::Some })
             }
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(Read::Nothing),
@@ -260,6 +333,27 @@ impl Worker {
         frame.max(self.filled + READ / 2).max(READ)
     }
 
+    /// Takes the descriptor that belongs to the frame being read.
+    pub(crate) fn take_descriptor(&mut self) -> Result<(), Garbage> {
+        let descriptor = self.arrived.pop_front().ok_or(Garbage)?;
+        self.attached.push(descriptor);
+        Ok(())
+    }
+
+    /// Whether it was not yet told of this shared memory.
+    pub(crate) fn lacks(&self, segment: u64) -> bool {
+        !self.segments.contains(&segment)
+    }
+
+    /// Lets it drop shared memory; says whether it had it.
+    pub(crate) fn release(&mut self, segment: u64) -> bool {
+        let had = self.segments.remove(&segment);
+        if had {
+            self.write_frame(Kind::Release, segment, &[]);
+        }
+        had
+    }
+
     /// The frames that have arrived, and the buffer they are in. Give it back by [`consumed`](Self::consumed).
     pub(crate) fn take_input(&mut self) -> (Vec<u8>, usize) {
         (std::mem::take(&mut self.input), self.filled)
@@ -276,21 +370,55 @@ impl Worker {
         self.input = input;
     }
 
+    /// Copies out what the worker has committed to its ring; says whether there is anything to deal with.
+    pub(crate) fn take_results(&mut self) -> Result<Option<(Vec<u8>, usize)>, Garbage> {
+        self.results.fill(Ring::of(&self.page))?;
+        Ok(if self.results.is_empty() { None } else { Some(self.results.take()) })
+    }
+
+    /// The copy is dealt with up to `used`.
+    pub(crate) fn put_results_back(&mut self, bytes: Vec<u8>, used: usize) {
+        self.results.put_back(bytes, used);
+    }
+
+    /// Whether there is something in the ring.
+    pub(crate) fn has_results(&self) -> bool {
+        self.results.has_more(Ring::of(&self.page))
+    }
+
+    /// Lets the worker ring when there is something in the ring; says whether there is something already.
+    pub(crate) fn arm(&mut self) -> bool {
+        self.is_armed = true;
+        self.results.arm(Ring::of(&self.page))
+    }
+
+    /// The first of its tasks that is not answered, and how many from there on may be by now; none if it has begun none.
+    pub(crate) fn answerable(&self) -> Option<(u64, u64)> {
+        let first = self.legs.front()?.first;
+        Some((first, (self.gate().begun() + 1).checked_sub(first).filter(|most| *most > 0)?))
+    }
+
+    /// Takes the next `count` items off the first leg.
+    pub(crate) fn advance(&mut self, count: usize) {
+        let Some(leg) = self.legs.front_mut() else { return };
+        leg.first += count as u64;
+        leg.part.items.start += count;
+        self.load -= count;
+        if leg.part.items.is_empty() {
+            self.legs.pop_front();
+        }
+    }
+
     /// Matches a reply with its task: the part of one item it belongs to. Replies come in the order of the tasks.
     pub(crate) fn match_reply(&mut self, number: u64) -> Result<Part, Garbage> {
         // Never one that has not begun, and never a second time.
         if self.at_work_on() != Some(number) {
             return Err(Garbage);
         }
-        let leg = self.legs.front_mut().ok_or(Garbage)?;
+        let leg = self.legs.front().ok_or(Garbage)?;
         let item = leg.part.items.start;
         let part = Part { job: Rc::clone(&leg.part.job), items: item..item + 1 };
-        leg.first += 1;
-        leg.part.items.start += 1;
-        if leg.part.items.is_empty() {
-            self.legs.pop_front();
-        }
-        self.load -= 1;
+        self.advance(1);
         Ok(part)
     }
 

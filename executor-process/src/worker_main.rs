@@ -1,29 +1,39 @@
 //! What runs in a worker process: a freshly forked, single-threaded copy of the fork server.
 //!
 //! It reads frames from its one socket, in order, and runs tasks one at a time: begin (see [`gate`](crate::gate)),
-//! decode, call, encode, send. An answer has left this process before the next task begins, so it cannot die with this
-//! process. The worker ends when the parent closes its side: by `exit`, so that exit handlers run and coverage is
-//! written.
+//! decode, call, encode, and out: a small result by the [`ring`](crate::ring), anything else through the socket. An
+//! answer has left this process before the next task begins, so it cannot die with this process. The worker ends when
+//! the parent closes its side: by `exit`, so that exit handlers run and coverage is written.
+//!
+//! # When the parent is told of what is in the ring
+//!
+//! Before the worker waits for more to do; once the oldest such result is [`LONGEST_SILENCE`] old, as seen between two
+//! tasks; and when the ring fills. So a batch of quick tasks wakes the parent once. Should the next task be long, the
+//! parent, which looks after workers that hold more than one task, finds the results by itself.
 //!
 //! The fork server has one thread, so everything may be called here: the user's functions may allocate, print, and start
 //! threads and pools of their own.
 
 use std::any::Any;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::io::{self, Write};
 use std::os::fd::{AsFd, OwnedFd};
 use std::time::{Duration, Instant};
 
-use executor_core::CallLimits;
+use executor_core::fork::PoolId;
+use executor_core::{CallLimits, codec};
 
-use crate::call::{self, Name};
+use crate::attach::{self, Attachments};
+use crate::call::{self, Descriptor, Name};
 use crate::gate::Gate;
-use crate::sync::Ordering;
+use crate::ring::{Ring, Writer};
+use crate::share::Segment;
+use crate::sync::{Arc, Ordering};
 use crate::sys::limits::{Applied, Limit, Memory, cpu_time};
 use crate::sys::memory::SharedPage;
-use crate::sys::socket;
+use crate::sys::process;
+use crate::sys::socket::{self, Blocking};
 use crate::wire::{CallHead, HEADER, Header, Kind, Setup, Status, decode_limits, take_sized, take_word};
-use executor_core::codec;
 
 /// Runs tasks until the parent closes the socket.
 pub(crate) fn run(socket: OwnedFd, page: SharedPage) -> ! {
@@ -32,8 +42,15 @@ pub(crate) fn run(socket: OwnedFd, page: SharedPage) -> ! {
     let mut worker = Worker {
         socket,
         page,
+        mark: PoolId::next(),
         contexts: BTreeMap::new(),
         out: Vec::new(),
+        results: Writer::default(),
+        silent_since: None,
+        arrived: VecDeque::new(),
+        descriptors: BTreeMap::new(),
+        segments: BTreeMap::new(),
+        watch: Stopwatch::default(),
         message_limit: u64::MAX,
         limits: CallLimits::default(),
         growth: None,
@@ -68,15 +85,31 @@ const BROKEN: i32 = 239;
 /// How much is read at once, in bytes: a batch of small tasks, or a good piece of a large one.
 const READ: usize = 64 * 1024;
 
+/// How long results may lie in the ring while the worker goes on, before it tells the parent. Shorter wakes the parent
+/// more often; longer leaves it less time to send more before the worker has nothing left.
+const LONGEST_SILENCE: Duration = Duration::from_micros(20);
+
 /// The connection is of no use any more.
 struct Broken;
 
 struct Worker {
     socket: OwnedFd,
     page: SharedPage,
+    /// Tells the worker from a twin that a task made of it by `fork`.
+    mark: PoolId,
     contexts: BTreeMap<u64, Context>,
     /// The frame that is being written, header first.
     out: Vec<u8>,
+    results: Writer,
+    /// Since when the parent was not told of results.
+    silent_since: Option<Instant>,
+    /// Descriptors that came in, each part of a frame that is still to be read.
+    arrived: VecDeque<Option<OwnedFd>>,
+    /// Descriptors that are part of the arguments of tasks to come.
+    descriptors: BTreeMap<u64, attach::Arrived>,
+    /// Shared memory, until the parent needs it no more.
+    segments: BTreeMap<u64, Arc<Segment>>,
+    watch: Stopwatch,
     message_limit: u64,
     /// What holds for the calls that come.
     limits: CallLimits,
@@ -99,6 +132,19 @@ impl Growth {
         self.looked = now;
         Memory::now().is_some_and(|memory| memory.own > self.most)
     }
+}
+
+/// What the tasks of one call have in common, looked up.
+type Found = Result<(&'static Descriptor, usize), Box<str>>;
+
+/// What a task came to, beside its result.
+#[derive(Clone, Copy)]
+struct Outcome {
+    number: u64,
+    status: Status,
+    lap: Option<Lap>,
+    /// Whether this process asks to be replaced.
+    is_worn: bool,
 }
 
 /// A context, decoded when the first task asks for it: a task that cannot decode it is that task's failure.
@@ -135,9 +181,18 @@ impl Worker {
                 input.resize(room, 0);
                 input.shrink_to(room);
             }
-            match socket::receive_blocking(self.socket.as_fd(), &mut input[filled..]) {
-                Ok(0) | Err(_) => return Ok(()), // the parent has closed its side, or is gone
-                Ok(read) => filled += read,
+            self.announce()?;
+            self.watch.stop();
+            let (socket, room) = (self.socket.as_fd(), &mut input[filled..]);
+            match socket::receive_stream(socket, room, Blocking::Wait) {
+                Ok(packet) if packet.length > 0 => {
+                    filled += packet.length;
+                    self.arrived.extend(packet.fds.into_iter().map(Some));
+                    if packet.is_cut {
+                        self.arrived.push_back(None);
+                    }
+                }
+                _ => return Ok(()), // the parent has closed its side, or is gone
             }
         }
     }
@@ -165,7 +220,27 @@ impl Worker {
                 Gate::new(self.page.word(GATE)).lift();
                 Ok(())
             }
-            Kind::Ready | Kind::Reply => Err(Broken),
+            Kind::Segment => {
+                // One that cannot be mapped fails the tasks that ask for it.
+                if let Some(file) = self.arrived.pop_front().ok_or(Broken)?
+                    && let Ok(segment) = Segment::open(header.number, file)
+                {
+                    self.segments.insert(header.number, segment);
+                }
+                Ok(())
+            }
+            Kind::Release => {
+                if let Some(segment) = self.segments.remove(&header.number) {
+                    executor_core::panic_report::swallow(|| drop(segment));
+                }
+                Ok(())
+            }
+            Kind::Descriptor => {
+                let descriptor = self.arrived.pop_front().ok_or(Broken)?;
+                self.descriptors.entry(header.number).or_default().push(descriptor);
+                Ok(())
+            }
+            Kind::Ready | Kind::Reply | Kind::Bell => Err(Broken),
         }
     }
 
@@ -207,34 +282,48 @@ impl Worker {
 
     fn run_tasks(&mut self, header: Header, body: &[u8]) -> Result<(), Broken> {
         let (head, mut rest) = CallHead::decode(body).ok_or(Broken)?;
-        for number in (header.number..).take(header.count as usize) {
+        let mut found = None;
+        self.watch.start();
+        let end = header.number.checked_add(u64::from(header.count)).ok_or(Broken)?;
+        for number in header.number..end {
             let (argument, behind) = take_sized(rest).ok_or(Broken)?;
             rest = behind;
+            let descriptors =
+                if self.descriptors.is_empty() { None } else { self.descriptors.remove(&number) };
             if !Gate::new(self.page.word(GATE)).begin(number) {
                 continue; // revoked: somebody else runs it
             }
-            let start = Instant::now();
+            if let Some(descriptors) = descriptors {
+                attach::stage(descriptors);
+            }
             self.begin_frame();
             let (status, mut is_worn) = match self.apply_limits() {
-                None => (self.run_task(head, argument), false),
+                None => (self.run_task(&mut found, head, argument), false),
                 Some(Ok(applied)) => {
-                    let status = self.run_task(head, argument);
+                    let status = self.run_task(&mut found, head, argument);
                     (status, !applied.take_off())
                 }
                 Some(Err(error)) => {
+                    attach::unstage();
                     self.out.extend_from_slice(format!("could not limit the call: {error}").as_bytes());
                     (Status::DecodeFailed, true)
                 }
             };
-            let end = Instant::now();
-            let time = u64::try_from(end.duration_since(start).as_nanos()).unwrap_or(u64::MAX);
-            if let Some(growth) = &mut self.growth {
-                is_worn |= growth.is_too_much(end);
-            }
             // What the task printed is seen even if the next one kills this process.
             let _ = io::stdout().flush();
-            let count = if is_worn { WORN } else { 0 };
-            self.send_frame(Header { status, time, count, ..Header::new(Kind::Reply, number, 0) })?;
+            if self.mark.is_inherited() {
+                process::exit_now(0); // the task has forked, and this is not the worker
+            }
+            // Where memory is looked after, every task is measured: a look needs the time.
+            let lap = self.watch.lap(number + 1 == end || self.growth.is_some());
+            if let (Some(growth), Some(lap)) = (&mut self.growth, lap) {
+                is_worn |= growth.is_too_much(lap.end);
+            }
+            let outcome = Outcome { number, status, lap, is_worn };
+            match attach::take_reply() {
+                None => self.answer(outcome)?,
+                Some(attachments) => self.answer_with(outcome, &attachments)?,
+            }
         }
         Ok(())
     }
@@ -265,17 +354,21 @@ impl Worker {
         Some(apply().map(|()| applied))
     }
 
-    fn run_task(&mut self, head: CallHead, argument: &[u8]) -> Status {
-        let name = Name { descriptor: head.descriptor, function: head.function };
-        let found = call::find(name).and_then(|found| Ok((found, self.context(head.context)?)));
+    /// Runs a task that has begun. What it needs is looked up, and its context decoded, by the first of its call that
+    /// gets here: if that goes wrong, or is the end of this process, it is that task's failure.
+    fn run_task(&mut self, found: &mut Option<Found>, head: CallHead, argument: &[u8]) -> Status {
+        let found = found.get_or_insert_with(|| {
+            let name = Name { descriptor: head.descriptor, function: head.function };
+            call::find(name).and_then(|found| self.context(head.context).map(|()| found))
+        });
         match found {
-            Ok(((descriptor, function), _)) => {
+            Ok((descriptor, function)) => {
                 let context = match self.contexts.get(&head.context) {
                     Some(Context::Decoded(Ok(context))) => Some(&**context),
                     _ => None,
                 };
                 // SAFETY: I2 of `call`: the parent named them together.
-                let status = unsafe { descriptor.call(function, context, argument, &mut self.out) };
+                let status = unsafe { descriptor.call(*function, context, argument, &mut self.out) };
                 let size = (self.out.len() - HEADER) as u64;
                 if size > self.message_limit {
                     self.out.truncate(HEADER);
@@ -285,10 +378,67 @@ impl Worker {
                 status
             }
             Err(problem) => {
+                attach::unstage(); // the argument, which nobody decodes, may have come with descriptors
                 self.out.extend_from_slice(problem.as_bytes());
                 Status::DecodeFailed
             }
         }
+    }
+
+    /// Sends a result with what it attaches.
+    fn answer_with(&mut self, outcome: Outcome, attachments: &Attachments) -> Result<(), Broken> {
+        let is_own = |segment: &Arc<Segment>| !self.segments.contains_key(&segment.id);
+        if attachments.segments.iter().any(is_own) {
+            self.begin_frame();
+            self.out.extend_from_slice(b"a `Shared` made in a worker cannot be returned");
+            return self.answer(Outcome { status: Status::EncodeFailed, ..outcome });
+        }
+        // A result too large, or one that could not be encoded, is not there to go with them.
+        if attachments.descriptors.is_empty() || outcome.status != Status::Returned {
+            return self.answer(outcome);
+        }
+        let frame = Header::new(Kind::Descriptor, outcome.number, 0).encode();
+        for descriptor in &attachments.descriptors {
+            let sent = socket::send_all_with(self.socket.as_fd(), &frame, descriptor.as_fd());
+            sent.map_err(|_| Broken)?;
+        }
+        self.send_reply(outcome)
+    }
+
+    /// Sends what a task came to: from here on it cannot be lost. By the ring, unless it is more than a small result.
+    fn answer(&mut self, outcome: Outcome) -> Result<(), Broken> {
+        let Outcome { number, status, lap, is_worn } = outcome;
+        let time = lap.map(|lap| lap.nanoseconds);
+        let ring = Ring::of(&self.page);
+        let is_plain = status == Status::Returned && !is_worn;
+        if !is_plain || !self.results.commit(ring, number, time, &self.out[HEADER..]) {
+            return self.send_reply(outcome);
+        }
+        let is_filling = self.results.is_filling(ring);
+        let is_late = lap.is_some_and(|Lap { end, .. }| {
+            end.duration_since(*self.silent_since.get_or_insert(end)) >= LONGEST_SILENCE
+        });
+        if is_filling || is_late { self.announce() } else { Ok(()) }
+    }
+
+    fn send_reply(&mut self, outcome: Outcome) -> Result<(), Broken> {
+        // The parent looks into the ring before it looks at this.
+        self.results.owes_bell = false;
+        self.silent_since = None;
+        let Outcome { number, status, lap, is_worn } = outcome;
+        let time = lap.map_or(0, |lap| lap.nanoseconds);
+        let count = if is_worn { WORN } else { 0 };
+        self.send_frame(Header { status, time, count, ..Header::new(Kind::Reply, number, 0) })
+    }
+
+    /// Tells the parent of what is in the ring, if it waits for that.
+    fn announce(&mut self) -> Result<(), Broken> {
+        self.silent_since = None;
+        if !self.results.announce(Ring::of(&self.page)) {
+            return Ok(());
+        }
+        let bell = Header::new(Kind::Bell, 0, 0).encode();
+        socket::send_all(self.socket.as_fd(), &bell).map_err(|_| Broken)
     }
 
     /// Sees to it that a context is decoded.
@@ -317,5 +467,55 @@ impl Worker {
         let header = Header { length: (self.out.len() - HEADER) as u64, ..header };
         self.out[..HEADER].copy_from_slice(&header.encode());
         socket::send_all(self.socket.as_fd(), &self.out).map_err(|_| Broken)
+    }
+}
+
+/// Measures tasks one after the other. The end of one is the beginning of the next; and of the tasks of one call, if
+/// they are so quick that looking at the clock would be a good part of their cost, several are measured together.
+#[derive(Default)]
+struct Stopwatch {
+    last: Option<Instant>,
+    unmeasured: u32,
+    stride: u32,
+}
+
+/// A look at the clock.
+#[derive(Clone, Copy)]
+struct Lap {
+    end: Instant,
+    /// Since the last one: what the tasks in between took.
+    nanoseconds: u64,
+}
+
+/// The most tasks measured together.
+const LONGEST_STRIDE: u32 = 32;
+
+impl Stopwatch {
+    /// The worker is about to wait.
+    fn stop(&mut self) {
+        self.last = None;
+    }
+
+    /// A call begins.
+    fn start(&mut self) {
+        if self.last.is_none() || self.unmeasured > 0 {
+            self.last = Some(Instant::now());
+        }
+        (self.unmeasured, self.stride) = (0, 1);
+    }
+
+    /// A task has ended, perhaps the last one of its call.
+    fn lap(&mut self, is_last: bool) -> Option<Lap> {
+        self.unmeasured += 1;
+        if self.unmeasured < self.stride && !is_last {
+            return None;
+        }
+        let end = Instant::now();
+        let time = end.duration_since(self.last.replace(end).unwrap_or(end));
+        let nanoseconds = u64::try_from(time.as_nanos()).unwrap_or(u64::MAX);
+        let is_quick = nanoseconds < 300 * u64::from(self.unmeasured);
+        self.stride = if is_quick { LONGEST_STRIDE.min(2 * self.stride) } else { 1 };
+        self.unmeasured = 0;
+        Some(Lap { end, nanoseconds })
     }
 }

@@ -5,10 +5,11 @@ use std::time::Duration;
 use concurrent_futures::{Executor, ProcessPoolExecutor};
 use nix::libc;
 
-use crate::procfs::sockets;
+use crate::procfs::{sockets, state_of, workers};
 use crate::scene::{
     Runs, assert_full, assert_timed_out, death, forever, isolated, note, replace_workers, spin,
 };
+use crate::support::eventually;
 
 /// The header of a frame, as `wire.rs` has it.
 fn header(kind: u8, status: u8, number: u64, length: u64) -> Vec<u8> {
@@ -31,11 +32,13 @@ fn say(bytes: &[u8]) {
 }
 
 /// Runs `liar` among honest tasks of the same pool. Those its worker has begun meanwhile may be lost with it; nothing
-/// runs twice, and nothing else is lost.
+/// runs twice, nothing else is lost, and the worker is replaced even if the lie was answered.
 fn among_others<R: concurrent_futures::Payload>(
     liar: fn(u64) -> R,
 ) -> Result<R, concurrent_futures::TaskError> {
     let pool = ProcessPoolExecutor::new(2).unwrap();
+    assert_full(&pool, 2);
+    let before = workers();
     let runs = Runs::new();
     let honest = |task: u64| {
         pool.submit(
@@ -66,14 +69,25 @@ fn among_others<R: concurrent_futures::Payload>(
     assert!(lost <= 10, "{lost} neighbours lost");
     runs.assert_none_twice();
     assert_full(&pool, 2);
+    assert_eq!(before.len(), 2);
+    eventually(|| before.iter().any(|pid| state_of(*pid).is_none()));
     outcome
+}
+
+/// What came of a task that lied and returned: its answer may have been taken out of the shared memory before the lie was
+/// read from the socket, or else its worker was killed for it.
+#[track_caller]
+fn assert_found_out<R: std::fmt::Debug>(outcome: Result<R, concurrent_futures::TaskError>) {
+    if outcome.is_err() {
+        assert_eq!(death(outcome).signal, Some(libc::SIGKILL));
+    }
 }
 
 #[test]
 fn text_on_the_socket() {
     isolated(|| {
         let outcome = among_others(|_| say(b"hello, is this the standard output? it is not, is it?"));
-        assert_eq!(death(outcome).signal, Some(libc::SIGKILL));
+        assert_found_out(outcome);
     });
 }
 
@@ -82,7 +96,7 @@ fn text_on_the_socket() {
 fn a_few_bytes_on_the_socket() {
     isolated(|| {
         let outcome = among_others(|_| say(b"hi"));
-        assert_eq!(death(outcome).signal, Some(libc::SIGKILL));
+        assert_found_out(outcome);
     });
 }
 
@@ -90,23 +104,26 @@ fn a_few_bytes_on_the_socket() {
 fn a_frame_longer_than_anything_allowed() {
     isolated(|| {
         let outcome = among_others(|_| say(&header(REPLY, 0, 1, u64::MAX - 31)));
-        assert_eq!(death(outcome).signal, Some(libc::SIGKILL));
+        assert_found_out(outcome);
     });
 }
 
 #[test]
 fn a_frame_only_the_parent_sends() {
     isolated(|| {
-        for kind in 1..=6 {
+        for kind in [1, 2, 3, 4, 5, 6, 8, 10, 11] {
             let outcome = match kind {
                 1 => among_others(|_| say(&header(1, 0, 1, 0))),
                 2 => among_others(|_| say(&header(2, 0, 1, 0))),
                 3 => among_others(|_| say(&header(3, 0, 1, 0))),
                 4 => among_others(|_| say(&header(4, 0, 1, 0))),
                 5 => among_others(|_| say(&header(5, 0, 1, 0))),
-                _ => among_others(|_| say(&header(6, 0, 1, 0))),
+                6 => among_others(|_| say(&header(6, 0, 1, 0))),
+                8 => among_others(|_| say(&header(8, 0, 1, 0))),
+                10 => among_others(|_| say(&header(10, 0, 1, 0))),
+                _ => among_others(|_| say(&header(11, 0, 1, 0))),
             };
-            assert_eq!(death(outcome).signal, Some(libc::SIGKILL));
+            assert_found_out(outcome);
         }
     });
 }
@@ -115,7 +132,7 @@ fn a_frame_only_the_parent_sends() {
 fn a_reply_for_a_task_that_was_never_handed_out() {
     isolated(|| {
         let outcome = among_others(|_| say(&header(REPLY, 0, 1 << 40, 0)));
-        assert_eq!(death(outcome).signal, Some(libc::SIGKILL));
+        assert_found_out(outcome);
     });
 }
 
@@ -131,7 +148,7 @@ fn the_beginning_of_a_reply_for_another_task() {
     });
 }
 
-/// A worker that answers twice: the first answer counts, the second is its end.
+/// A worker that answers twice: the answer that is read first counts, the other is its end.
 #[test]
 fn two_replies_to_one_task() {
     isolated(|| {
@@ -148,7 +165,7 @@ fn two_replies_to_one_task() {
                 (),
             )
             .result();
-        assert_eq!(outcome.unwrap(), 42);
+        assert!(matches!(outcome, Ok(41 | 42)), "{outcome:?}");
         replace_workers(&pool); // the second reply may still be on its way
         assert_full(&pool, 1);
     });
@@ -229,12 +246,12 @@ fn a_socket_closed_in_the_middle_of_a_task() {
 #[test]
 fn a_socket_closed_by_a_task_that_returns() {
     isolated(|| {
-        drop(death(among_others(|_| {
+        assert_found_out(among_others(|_| {
             for socket in sockets() {
                 // SAFETY: as above.
                 unsafe { libc::close(socket) };
             }
-        })));
+        }));
     });
 }
 
@@ -287,7 +304,32 @@ fn random_bytes_on_the_socket() {
                 bytes[0] |= 0x80;
                 say(&bytes);
             });
-            drop(death(outcome));
+            assert_found_out(outcome);
+        }
+    });
+}
+
+/// Into its ring and its control words, which the parent reads; the worker finds them where they are mapped.
+#[test]
+fn random_words_in_the_shared_memory() {
+    isolated(|| {
+        for _ in 0..10 {
+            let outcome = among_others(|_| {
+                let maps = std::fs::read_to_string("/proc/self/maps").unwrap();
+                let line = maps.lines().find(|line| line.contains("memfd:worker-page")).unwrap();
+                let (start, end) = line.split_whitespace().next().unwrap().split_once('-').unwrap();
+                let address = |text| usize::from_str_radix(text, 16).unwrap();
+                let words = (address(start)..address(end)).step_by(8);
+                let mut noise = std::fs::File::open("/dev/urandom").unwrap();
+                for place in words {
+                    let mut word = [0; 8];
+                    std::io::Read::read_exact(&mut noise, &mut word).unwrap();
+                    let place: *mut u64 = std::ptr::with_exposed_provenance_mut(place);
+                    // SAFETY: mapped, writable, and nothing but words; that they are not its own is the fault.
+                    unsafe { place.write_volatile(u64::from_ne_bytes(word)) };
+                }
+            });
+            assert_found_out(outcome);
         }
     });
 }

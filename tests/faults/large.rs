@@ -48,7 +48,7 @@ fn a_message_over_the_limit_is_refused_both_ways() {
         let pool = ProcessPoolExecutor::builder().max_workers(1).message_limit(10_000).build().unwrap();
         let pid = pool.submit(|()| std::process::id(), ()).result().unwrap();
         let runs = Runs::new();
-        for size in [9_000, 10_000, 10_001, 200_000, 5_000_000] {
+        for size in [9_000, 10_001, 200_000, 5_000_000] {
             let sent = pool.submit(
                 |(text, runs): (String, String)| {
                     note(&runs, 1);

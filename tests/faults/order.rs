@@ -89,6 +89,39 @@ fn one_long_task_among_many_short_ones_takes_its_own_time() {
     });
 }
 
+/// A thousand of a millisecond, and one that ends only when all of them have: whoever holds the long one must give away
+/// what waits behind it, and the other worker takes it all in the order it was submitted.
+#[test]
+fn what_waits_behind_a_long_task_starts_elsewhere_in_its_order() {
+    isolated(|| {
+        fn task((ticket, runs, n): (String, String, u64)) -> u64 {
+            note(&runs, n);
+            if n == 17 {
+                pass(&ticket)
+            } else {
+                spin(Duration::from_millis(1))
+            }
+            n
+        }
+        let pool = ProcessPoolExecutor::new(2).unwrap();
+        let runs = Runs::new();
+        let mut turnstile = Turnstile::new();
+        let mut futures: Vec<_> =
+            (0..1_000).map(|n| pool.submit(task, (turnstile.ticket(), runs.ticket(), n))).collect();
+        let long = futures.remove(17);
+        assert!(futures.into_iter().all(|future| future.result().is_ok()));
+        assert!(!long.is_done());
+        turnstile.open();
+        long.result().unwrap();
+        runs.assert_once(0..1_000);
+        let starts: Vec<u64> = runs.all().into_iter().map(|(n, _)| n).collect();
+        let late = |(place, n): (usize, &u64)| place.abs_diff(usize::try_from(*n).unwrap());
+        let worst = starts.iter().enumerate().map(late).max().unwrap();
+        assert!(worst <= 300, "one started {worst} places from its own");
+        assert_full(&pool, 2);
+    });
+}
+
 #[test]
 fn workers_retire_after_their_share_and_lose_nothing() {
     isolated(|| {

@@ -5,7 +5,7 @@ use nix::sys::signal::Signal;
 use nix::unistd::getppid;
 
 use crate::procfs::{fork_server, state_of};
-use crate::scene::{Runs, assert_full, death, isolated, kill, note};
+use crate::scene::{Runs, assert_full, breakage, death, isolated, kill, note};
 use crate::support::{Turnstile, eventually, pass};
 
 #[test]
@@ -113,5 +113,47 @@ fn a_stopped_fork_server_does_not_stop_the_workers() {
         assert_eq!(values, (0..100).collect::<Vec<_>>());
         kill(server, Signal::SIGCONT);
         assert_full(&pool, 2);
+    });
+}
+
+/// The pool's workers kill the fork server while they are set up, this many of them.
+fn killers(kills: usize) -> (ProcessPoolExecutor, Runs) {
+    let runs = Runs::new();
+    let pool = ProcessPoolExecutor::builder()
+        .max_workers(2)
+        .env("SERVER_RUNS", runs.ticket())
+        .env("SERVER_KILLS", kills.to_string())
+        .initializer(|| {
+            let variable = |name| std::env::var(name).unwrap();
+            note(&variable("SERVER_RUNS"), 0);
+            let starts = std::fs::read(variable("SERVER_RUNS")).unwrap().len() / 16;
+            if starts <= variable("SERVER_KILLS").parse().unwrap() {
+                kill(u32::try_from(getppid().as_raw()).unwrap(), Signal::SIGKILL);
+                crate::scene::forever::<()>();
+            }
+        })
+        .build()
+        .unwrap();
+    (pool, runs)
+}
+
+/// What is lost together with its fork server says nothing about workers, of which fewer in a row would break the pool.
+#[test]
+fn workers_that_go_with_their_fork_server_are_no_failed_starts() {
+    isolated(|| {
+        let (pool, runs) = killers(14);
+        let values: Vec<u32> = pool.map(|n: u32| n, 0..10).map(Result::unwrap).collect();
+        assert_eq!(values, (0..10).collect::<Vec<_>>());
+        assert!(runs.all().len() > 14);
+        assert_full(&pool, 2);
+    });
+}
+
+#[test]
+fn fork_servers_that_are_always_lost_break_the_pool() {
+    isolated(|| {
+        let (pool, _runs) = killers(usize::MAX);
+        let reason = breakage(pool.submit(|n: u32| n, 1).result());
+        assert!(reason.contains("fork servers in a row"), "{reason}");
     });
 }

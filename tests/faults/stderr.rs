@@ -129,6 +129,32 @@ fn what_a_task_has_printed_is_out_before_its_result_is_known() {
     });
 }
 
+/// Results of many tasks come together, and some while the dispatcher is at others.
+#[test]
+fn what_many_tasks_have_printed_is_out_before_each_result_is_known() {
+    isolated(|| {
+        let (_dir, mut file) = new_file();
+        let redirected = Redirected::to(&file);
+        let pool = ProcessPoolExecutor::new(2).unwrap();
+        for round in 0..5 {
+            let tasks = round * 200..(round + 1) * 200;
+            let print_task = |n: u32| print(&format!("task {n}\n"));
+            let futures: Vec<_> = tasks.clone().map(|n| pool.submit(print_task, n)).collect();
+            for (n, future) in tasks.zip(futures) {
+                future.result().unwrap();
+                print(&format!("main {n}\n"));
+            }
+        }
+        drop((pool, redirected));
+        let text = text_of(&mut file);
+        let lines: Vec<&str> = text.lines().collect();
+        for n in 0..1_000 {
+            let place = |line: &str| lines.iter().position(|other| *other == line).unwrap();
+            assert!(place(&format!("task {n}")) < place(&format!("main {n}")), "task {n}");
+        }
+    });
+}
+
 #[test]
 fn where_it_goes_is_what_the_builder_says() {
     isolated(|| {

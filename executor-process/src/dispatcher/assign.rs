@@ -14,6 +14,8 @@ use executor_core::TaskError;
 use super::time::{GRACE, Timer};
 use super::{Dispatcher, Ending, tokens};
 use crate::job::{Ended, Job, Part};
+use crate::share::Keeper;
+use crate::sync::Arc;
 use crate::sys::poll::Interest;
 use crate::worker::Worker;
 
@@ -137,6 +139,12 @@ impl Dispatcher {
             }
             let Some(worker) = self.workers.get_mut(&number) else { return };
             let was_idle = worker.legs.is_empty();
+            for segment in &job.submission.segments {
+                if worker.lacks(segment.id) {
+                    let keeper: Arc<dyn Keeper> = self.shared.clone();
+                    segment.keep(Arc::downgrade(&keeper));
+                }
+            }
             worker.hand_over(part);
             if was_idle {
                 worker.busy_since = None;

@@ -259,7 +259,8 @@ impl Dispatcher {
             }
         }
         self.requeue(unbegun);
-        if !worker.is_ready && !has_begun && self.ending.is_none() {
+        // One that went with its fork server says nothing about workers.
+        if !worker.is_ready && !worker.is_orphan && !has_begun && self.ending.is_none() {
             let how = cause.map_or_else(|| "unknown cause".to_owned(), |cause| cause.exit.to_string());
             self.count_failed_start(&format!("worker process {} died while it started: {how}", worker.pid()));
         }

@@ -73,12 +73,17 @@ pub(crate) struct Dispatcher {
     idle: Vec<u64>,
     /// Workers with something to send.
     unsent: BTreeSet<u64>,
+    /// Workers whose rings are looked at without their ringing.
+    polled: Vec<u64>,
     /// Workers the fork server was asked for and has not answered.
     requested: BTreeSet<u64>,
     /// A descriptor kept free for the pidfd of each of them: one that cannot be received is a worker that cannot be
     /// watched.
     spare_fds: Vec<OwnedFd>,
+    /// Workers in a row that could not be started.
     failed_starts: u32,
+    /// Fork servers in a row that were lost, or could not be started, before a worker was set up.
+    lost_servers: u32,
     /// No worker is started before, after several failures.
     start_after: Option<Instant>,
     next_worker: u64,
@@ -128,9 +133,11 @@ impl Dispatcher {
             delayed: BTreeMap::new(),
             idle: Vec::new(),
             unsent: BTreeSet::new(),
+            polled: Vec::new(),
             requested: BTreeSet::new(),
             spare_fds: Vec::new(),
             failed_starts: 0,
+            lost_servers: 0,
             start_after: None,
             next_worker: 0,
             next_order: 0,
@@ -168,13 +175,15 @@ impl Dispatcher {
         let mut events = EventBuffer::with_capacity(256);
         loop {
             let had_mail = self.take_mail();
+            let had_results = self.poll_rings();
             self.assign();
             self.send();
-            if !had_mail && self.is_over() {
+            if !had_mail && !had_results && self.is_over() {
                 return;
             }
             self.publish_numbers();
-            let time_out = if had_mail {
+            let has_more = had_mail || had_results || !self.arm_bells();
+            let time_out = if has_more {
                 Some(Duration::ZERO) // more may have come in meanwhile, and nobody has rung
             } else {
                 self.timers.first().map(|(at, _)| at.saturating_duration_since(Instant::now()))
@@ -183,7 +192,6 @@ impl Dispatcher {
                 Ok(ready) => ready.collect(),
                 Err(error) => return self.break_down(format!("could not wait for events: {error}").into()),
             };
-            // First of all: what a task has printed is out before its answer is known.
             if ready.iter().any(|event| event.token == STDERR) {
                 self.copy_stderr();
             }
@@ -223,10 +231,21 @@ impl Dispatcher {
 
     fn copy_stderr(&mut self) {
         if !self.stderr.copy() {
-            // It takes nothing: so nothing is read for it.
-            let _ = self.epoll.remove(self.stderr.fd());
-            self.timers.insert((Instant::now() + stderr::PAUSE, Timer::Stderr));
+            self.pause_stderr();
         }
+    }
+
+    /// Passes on what the worker has printed until now: its answers up to now may be told then.
+    fn copy_stderr_of(&mut self, number: u64) {
+        if self.stderr.takes_more() && !self.stderr.copy_of(number) {
+            self.pause_stderr();
+        }
+    }
+
+    fn pause_stderr(&mut self) {
+        // It takes nothing: so nothing is read for it.
+        let _ = self.epoll.remove(self.stderr.fd());
+        self.timers.insert((Instant::now() + stderr::PAUSE, Timer::Stderr));
     }
 
     pub(super) fn try_stderr_again(&mut self) {
@@ -261,6 +280,13 @@ impl Dispatcher {
                 }
                 Command::Abort(id) => self.abort(id),
                 Command::Resize => self.resize(),
+                Command::Release(segment) => {
+                    for (number, worker) in &mut self.workers {
+                        if worker.release(segment) {
+                            self.unsent.insert(*number);
+                        }
+                    }
+                }
                 Command::Workers(promise) => {
                     let mut workers: Vec<_> = self.workers.values().map(|w| (w.index, w.info())).collect();
                     workers.sort_by_key(|(index, _)| *index);

@@ -1,20 +1,40 @@
-//! What workers say: frames are read, checked, matched with their tasks, and answered.
+//! What workers say: frames and records of their rings are read, checked, matched with their tasks, and answered.
+//!
+//! Answers come in the order of the tasks, each by one of two ways (see [`ring`](crate::ring)). Before each frame the
+//! ring is looked at; a record that is not next in turn waits for what is still in the socket.
+//!
+//! While the dispatcher has anything to do it looks at the rings of those workers that have rung last, without being
+//! told; before it waits it sets their bells again.
+//!
+//! What a worker has printed before its answers is passed on before they are told (see [`stderr`](super::stderr)).
 //!
 //! Nothing is taken on trust: a frame that is unknown, too long, or out of turn costs its worker.
 
+use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use executor_core::TaskError;
 
 use super::Dispatcher;
 use super::time::Timer;
-use crate::job::{Part, read_answer};
+use crate::attach;
+use crate::job::{Finished, Part, read_answer};
+use crate::ring::{Record, Records, low};
 use crate::wire::{Garbage, HEADER, Header, Kind, Status};
 use crate::worker::Read;
 use crate::worker_main::WORN;
 
 /// Reads of one worker's socket in a row, before others get their turn.
 const READS: usize = 16;
+
+/// How far the records of a ring were dealt with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Ring {
+    /// All of them.
+    Clear,
+    /// Up to one that is not in turn.
+    Blocked,
+}
 
 impl Dispatcher {
     pub(super) fn read(&mut self, number: u64) {
@@ -24,19 +44,53 @@ impl Dispatcher {
                 return;
             }
             let read = worker.read();
-            if self.handle_frames(number) == Err(Garbage) {
-                return self.distrust(number);
+            let Ok(state) = self.handle_frames(number) else { return self.distrust(number) };
+            match (read, state) {
+                (Ok(Read::Nothing), Ring::Blocked) => return self.distrust(number), // nothing comes in between
+                (Ok(Read::Full), _) | (Ok(Read::Some), Ring::Blocked) => {}
+                (Ok(Read::Some | Read::Nothing), _) => return,
+                (Ok(Read::End) | Err(_), _) => return self.see_end(number),
             }
-            match read {
-                Ok(Read::Full) => {}
-                Ok(Read::Some | Read::Nothing) => return,
-                Ok(Read::End) | Err(_) => return self.see_end(number),
+        }
+        self.polled.push(number);
+    }
+
+    /// Looks at the rings of the workers that rang last; says whether there was anything.
+    pub(super) fn poll_rings(&mut self) -> bool {
+        let mut has_found = false;
+        for index in (0..self.polled.len()).rev() {
+            let Some(&number) = self.polled.get(index) else { continue };
+            if self.workers.get(&number).is_some_and(|worker| !worker.is_drained && worker.has_results()) {
+                has_found = true;
+                self.read_ring(number);
             }
+        }
+        has_found
+    }
+
+    /// Lets the workers ring again, before the dispatcher waits; false if there is something to do instead.
+    pub(super) fn arm_bells(&mut self) -> bool {
+        let mut may_wait = true;
+        for number in std::mem::take(&mut self.polled) {
+            if self.workers.get_mut(&number).is_some_and(|worker| !worker.is_drained && worker.arm()) {
+                may_wait = false;
+                self.read_ring(number);
+            }
+        }
+        may_wait && self.polled.is_empty()
+    }
+
+    fn read_ring(&mut self, number: u64) {
+        match self.take_results(number) {
+            Ok(Ring::Clear) => {}
+            Ok(Ring::Blocked) => self.read(number),
+            Err(Garbage) => self.distrust(number),
         }
     }
 
-    pub(super) fn handle_frames(&mut self, number: u64) -> Result<(), Garbage> {
-        let Some(worker) = self.workers.get_mut(&number) else { return Ok(()) };
+    pub(super) fn handle_frames(&mut self, number: u64) -> Result<Ring, Garbage> {
+        let mut state = self.take_results(number)?;
+        let Some(worker) = self.workers.get_mut(&number) else { return Ok(state) };
         let (input, filled) = worker.take_input();
         let mut used = 0;
         let mut outcome = Ok(());
@@ -44,15 +98,104 @@ impl Dispatcher {
             self.next_frame(number, &input[used..filled]).inspect_err(|_| outcome = Err(Garbage))
         {
             used += HEADER + body.len();
+            if header.kind == Kind::Reply {
+                self.copy_stderr_of(number);
+            }
             outcome = self.handle_frame(number, header, body);
-            if outcome.is_err() {
-                break;
+            // What was committed since comes before the next frame.
+            match outcome.and_then(|()| self.take_results(number)) {
+                Ok(now) => state = now,
+                Err(Garbage) => {
+                    outcome = Err(Garbage);
+                    break;
+                }
             }
         }
         if let Some(worker) = self.workers.get_mut(&number) {
             worker.consumed(input, used);
         }
-        outcome
+        outcome.map(|()| state)
+    }
+
+    /// Deals with what is in the ring, as far as it is in turn.
+    fn take_results(&mut self, number: u64) -> Result<Ring, Garbage> {
+        let Some(worker) = self.workers.get_mut(&number) else { return Ok(Ring::Clear) };
+        if worker.is_drained {
+            return Ok(Ring::Clear);
+        }
+        let Some((bytes, mut used)) = worker.take_results()? else { return Ok(Ring::Clear) };
+        self.copy_stderr_of(number);
+        let before = used;
+        let outcome = self.handle_records(number, &bytes, &mut used);
+        if used > before {
+            self.go_on(number);
+        }
+        let state = if used == bytes.len() { Ring::Clear } else { Ring::Blocked };
+        if let Some(worker) = self.workers.get_mut(&number) {
+            worker.put_results_back(bytes, used);
+        }
+        outcome.map(|()| state)
+    }
+
+    fn handle_records(&mut self, number: u64, bytes: &[u8], used: &mut usize) -> Result<(), Garbage> {
+        while let Some(record) = Record::read(&bytes[*used..])? {
+            let Some(worker) = self.workers.get_mut(&number) else { return Ok(()) };
+            let Some((first, begun)) = worker.answerable() else { return Ok(()) };
+            let Some(leg) = worker.legs.front() else { return Ok(()) };
+            if low(first) != record.number {
+                return Ok(());
+            }
+            let (job, items) = (Rc::clone(&leg.part.job), leg.part.items.clone());
+            let verdict = worker.take_verdict(first);
+            let most = if verdict.is_some() {
+                worker.close(); // it has let the signal pass, and has nothing more to do
+                1
+            } else {
+                begun.min(items.len() as u64)
+            };
+            let mut records = Records::new(&bytes[*used..], first, most);
+            if job.start() {
+                self.shared.counters.started();
+            }
+            let finished = match verdict {
+                None => job.answer_all(items.start, &mut records),
+                // Its time was up before it answered.
+                Some(error) => {
+                    records.by_ref().for_each(drop);
+                    job.answer(items.start, Err(error), Duration::from_nanos(records.time))
+                }
+            };
+            let Records { count, time, is_garbage, used: read, .. } = records;
+            *used += read;
+            worker.advance(usize::try_from(count).unwrap_or(usize::MAX));
+            if let Some(end) = worker.time_out.take() {
+                self.timers.remove(&(end, Timer::TimeOut { worker: number, number: first }));
+            }
+            if time > 0 {
+                self.learn(job.submission.head.function, time / count.max(1));
+            }
+            if let Some(finished) = finished {
+                self.finish(finished);
+            }
+            if is_garbage || count == 0 {
+                return Err(Garbage);
+            }
+        }
+        Ok(())
+    }
+
+    /// A worker has answered something: it is at the next task, or has nothing to do.
+    fn go_on(&mut self, number: u64) {
+        let Some(worker) = self.workers.get_mut(&number) else { return };
+        worker.busy_since = None;
+        if worker.legs.is_empty() {
+            worker.idle_since = Instant::now();
+            return self.rest(number);
+        }
+        if worker.is_worn {
+            self.revoke(number); // what it has not begun is for others
+        }
+        self.begin_task(number);
     }
 
     /// The frame at the beginning of `bytes`, if it is there as a whole; refused as soon as its header is, if it is out of
@@ -66,6 +209,12 @@ impl Dispatcher {
         let is_expected = self.workers.get(&worker).is_some_and(|worker| match header.kind {
             Kind::Ready => !worker.is_ready,
             Kind::Reply => worker.at_work_on() == Some(header.number),
+            Kind::Descriptor => {
+                worker.at_work_on() == Some(header.number)
+                    && header.length == 0
+                    && worker.attached.len() < attach::MOST_DESCRIPTORS
+            }
+            Kind::Bell => worker.is_armed && header.length == 0,
             _ => false,
         });
         if !is_expected {
@@ -91,6 +240,7 @@ impl Dispatcher {
                 }
                 worker.is_ready = true;
                 self.failed_starts = 0;
+                self.lost_servers = 0;
                 self.begin_task(number);
                 Ok(())
             }
@@ -100,30 +250,33 @@ impl Dispatcher {
                 if verdict.is_some() {
                     worker.close(); // it has let the signal pass, and has nothing more to do
                 }
+                let attached = std::mem::take(&mut worker.attached);
                 let limit = self.shared.settings.message_limit;
                 let answer = read_answer(header.status, body, &worker.name, part.job.label(), limit);
                 if header.count == WORN {
                     worker.is_worn = true;
                 }
-                let is_idle = worker.legs.is_empty();
-                worker.busy_since = None;
-                if is_idle {
-                    worker.idle_since = Instant::now();
-                }
                 if let Some(end) = worker.time_out.take() {
                     self.timers.remove(&(end, Timer::TimeOut { worker: number, number: header.number }));
                 }
-                self.learn(part.job.submission.head.function, header.time);
-                if is_idle {
-                    self.rest(number);
-                } else if header.count == WORN {
-                    self.revoke(number);
-                } else {
-                    self.begin_task(number);
+                if header.time > 0 {
+                    self.learn(part.job.submission.head.function, header.time);
                 }
+                let time = Duration::from_nanos(header.time);
+                self.go_on(number);
                 // Its time was up before it answered.
                 let answer = verdict.map_or(answer, Err);
-                self.answer(&part, answer, Duration::from_nanos(header.time));
+                if attached.is_empty() {
+                    self.answer(&part, answer, time);
+                } else {
+                    attach::provide(attached, || self.answer(&part, answer, time));
+                }
+                Ok(())
+            }
+            Kind::Descriptor => worker.take_descriptor(),
+            Kind::Bell => {
+                worker.is_armed = false;
+                self.polled.push(number);
                 Ok(())
             }
             _ => Err(Garbage),
@@ -134,9 +287,15 @@ impl Dispatcher {
     pub(super) fn answer(&mut self, part: &Part, answer: Result<&[u8], TaskError>, took: Duration) {
         // Counted before anybody can learn of it.
         if let Some(finished) = part.job.answer(part.items.start, answer, took) {
-            self.shared.counters.finished(finished.ending);
-            self.deadlines.remove(&part.job.order);
-            finished.publish();
+            self.finish(finished);
         }
+    }
+
+    fn finish(&mut self, finished: Finished<'_>) {
+        self.shared.counters.finished(finished.ending);
+        if !self.deadlines.is_empty() {
+            self.deadlines.remove(&finished.order());
+        }
+        finished.publish();
     }
 }

@@ -23,6 +23,11 @@ const MOST_REQUESTED: usize = 64;
 /// So many workers in a row that die before they are set up break the pool.
 const MOST_FAILED_STARTS: u32 = 16;
 
+/// So many fork servers in a row that are lost before one worker is set up break the pool. More than of workers: with
+/// each, whatever was being started is lost, too, and who kills processes at random hits it as well as them. With the
+/// pauses in between that takes some seconds.
+const MOST_LOST_SERVERS: u32 = 24;
+
 /// So many failed starts in a row are followed by another at once.
 const PATIENCE: u32 = 4;
 
@@ -39,7 +44,7 @@ impl Dispatcher {
             return None;
         }
         if let Err(error) = self.see_to_fork_server() {
-            self.count_failed_start(&error.to_string());
+            self.count_lost_server(&error.to_string());
             return None;
         }
         let number = self.next_worker;
@@ -104,6 +109,7 @@ impl Dispatcher {
         }
         let name = format!("{}-{index}", self.shared.settings.prefix);
         let mut worker = Worker::new(number, index, name, ours, page);
+        worker.arm();
         worker.write_frame(Kind::Setup, 0, &self.shared.settings.setup);
         self.workers.insert(number, worker);
         self.requested.insert(number);
@@ -166,16 +172,34 @@ impl Dispatcher {
 
     pub(super) fn count_failed_start(&mut self, problem: &str) {
         self.failed_starts += 1;
-        let is_anybody_left = self.workers.values().any(|worker| worker.is_ready && !worker.is_ending);
-        if self.failed_starts >= MOST_FAILED_STARTS && !is_anybody_left {
+        if self.failed_starts >= MOST_FAILED_STARTS && !self.is_anybody_left() {
             let reason =
                 format!("{MOST_FAILED_STARTS} workers in a row could not be started; the last: {problem}");
             return self.break_down(reason.into());
         }
-        // The first ones may be bad luck; then each waits twice as long as the one before. The timer in any case: nothing
-        // else may ever come to try again for.
-        let pause = self
-            .failed_starts
+        self.pause_starts(self.failed_starts);
+    }
+
+    /// Of the fork server, which is not the fault of the workers that went with it.
+    fn count_lost_server(&mut self, problem: &str) {
+        self.lost_servers += 1;
+        if self.lost_servers >= MOST_LOST_SERVERS && !self.is_anybody_left() {
+            let reason = format!(
+                "{MOST_LOST_SERVERS} fork servers in a row ended before a worker was set up; the last: {problem}"
+            );
+            return self.break_down(reason.into());
+        }
+        self.pause_starts(self.lost_servers);
+    }
+
+    fn is_anybody_left(&self) -> bool {
+        self.workers.values().any(|worker| worker.is_ready && !worker.is_ending)
+    }
+
+    /// The first failures may be bad luck; then each waits twice as long as the one before. The timer in any case: nothing
+    /// else may ever come to try again for.
+    fn pause_starts(&mut self, failures: u32) {
+        let pause = failures
             .checked_sub(PATIENCE)
             .map_or(Duration::ZERO, |doublings| SHORTEST_PAUSE * 2_u32.pow(doublings.min(8)));
         let after = Instant::now() + pause;
@@ -216,7 +240,7 @@ impl Dispatcher {
         self.requested.clear();
         self.spare_fds.clear();
         // A new one is started with the next worker.
-        self.count_failed_start(&lost);
+        self.count_lost_server(&lost);
     }
 
     /// Sees to it that there is a fork server.

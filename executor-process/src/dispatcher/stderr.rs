@@ -125,6 +125,24 @@ impl Stderr {
                 let _ = self.epoll.remove(pipe.reader.as_fd());
             }
         }
+        self.takes_more()
+    }
+
+    /// Passes on what this worker has printed until now. Says whether standard error takes it, as [`copy`](Self::copy).
+    pub(super) fn copy_of(&mut self, worker: u64) -> bool {
+        // As much as a pipe holds, and no more of one that goes on writing.
+        let mut left = MOST_REMAINS;
+        while self.takes_more() && left > 0 {
+            match self.read(worker) {
+                0 => break,
+                read => left = left.saturating_sub(read),
+            }
+        }
+        self.takes_more()
+    }
+
+    /// Whether nothing waits for standard error.
+    pub(super) fn takes_more(&self) -> bool {
         self.pending.is_empty()
     }
 

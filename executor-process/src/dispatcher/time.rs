@@ -55,6 +55,7 @@ impl Dispatcher {
                 }
             }
             Timer::Stuck { worker: number, number: task } => {
+                self.read(number);
                 let Some(worker) = self.workers.get_mut(&number) else { return };
                 worker.is_watched = false;
                 let is_at_it = worker.legs.front().is_some_and(|leg| leg.first == task);

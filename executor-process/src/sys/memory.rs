@@ -1,4 +1,4 @@
-//! Memory that two processes see: sealed memory files, and the page of control words of one worker.
+//! Memory that two processes see: sealed memory files, and the control words and the ring of one worker.
 //!
 //! The parent creates a [`SharedPage`], sends its descriptor to the fork server with the request for a worker, and
 //! closes the descriptor; the worker maps it with [`SharedPage::open`] and closes it too. Each side's mapping lives
@@ -16,27 +16,28 @@ use nix::fcntl::{FcntlArg, SealFlag, fcntl};
 use nix::sys::memfd::{MFdFlags, memfd_create};
 use nix::sys::mman::{MapFlags, ProtFlags, mmap, munmap};
 use nix::sys::stat::fstat;
+use nix::sys::uio::pwrite;
 use nix::unistd::ftruncate;
 use std::ffi::CStr;
 use std::io;
 use std::mem::size_of;
 use std::num::NonZeroUsize;
-use std::os::fd::{BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::ptr::NonNull;
 
-/// One mapped page of atomic words that the parent and one worker share.
+/// The mapped atomic words that the parent and one worker share: a page of control words, and a ring behind it.
 #[derive(Debug)]
 pub(crate) struct SharedPage {
     base: NonNull<AtomicU64>,
 }
 
 impl SharedPage {
-    /// The size of the page in bytes.
-    pub(crate) const BYTES: usize = 4096;
-    /// The number of words in it.
-    pub(crate) const WORDS: usize = Self::BYTES / size_of::<AtomicU64>();
+    /// The number of control words.
+    pub(crate) const WORDS: usize = 4096 / size_of::<AtomicU64>();
+    /// The size of the whole in bytes. What is never touched costs nothing.
+    const BYTES: usize = (Self::WORDS + RING_WORDS) * size_of::<AtomicU64>();
 
-    /// Makes a page of zeros and the descriptor by which another process can open it.
+    /// Makes it, all zeros, and the descriptor by which another process can open it.
     pub(crate) fn create() -> io::Result<(Self, OwnedFd)> {
         let file = memory_file(c"worker-page", Self::BYTES)?;
         Ok((Self::map(&file)?, file))
@@ -52,7 +53,7 @@ impl SharedPage {
         Self::map(file)
     }
 
-    fn map(file: impl std::os::fd::AsFd) -> io::Result<Self> {
+    fn map(file: impl AsFd) -> io::Result<Self> {
         const LENGTH: NonZeroUsize = NonZeroUsize::new(SharedPage::BYTES).expect("a page has bytes");
         let file = file.as_fd();
         let access = ProtFlags::PROT_READ | ProtFlags::PROT_WRITE;
@@ -74,7 +75,19 @@ impl SharedPage {
         // SAFETY: I1 and I2: mapped, aligned, and as long alive as `self`; I3: only atomics reach it.
         unsafe { word.as_ref() }
     }
+
+    /// The words behind the control words.
+    #[inline]
+    pub(crate) fn ring_words(&self) -> &[AtomicU64] {
+        // SAFETY: I1: inside the mapping, which has `RING_WORDS` words behind the control words.
+        let start = unsafe { self.base.add(Self::WORDS) };
+        // SAFETY: I1 and I2: mapped, aligned, and as long alive as `self`; I3: only atomics reach it.
+        unsafe { std::slice::from_raw_parts(start.as_ptr(), RING_WORDS) }
+    }
 }
+
+/// The size of the ring in words: a whole chunk of small results fits.
+pub(crate) const RING_WORDS: usize = 8192;
 
 impl Drop for SharedPage {
     fn drop(&mut self) {
@@ -93,6 +106,12 @@ const SEALS: SealFlag = SealFlag::F_SEAL_SHRINK.union(SealFlag::F_SEAL_GROW);
 
 /// A nameless memory file of zeros whose size can never change. `label` is what `/proc` shows.
 pub(crate) fn memory_file(label: &CStr, bytes: usize) -> io::Result<OwnedFd> {
+    let file = unsealed_file(label, bytes)?;
+    retry(|| fcntl(&file, FcntlArg::F_ADD_SEALS(SEALS | SealFlag::F_SEAL_SEAL)))?;
+    Ok(file)
+}
+
+fn unsealed_file(label: &CStr, bytes: usize) -> io::Result<OwnedFd> {
     let plain = MFdFlags::MFD_CLOEXEC | MFdFlags::MFD_ALLOW_SEALING;
     // Since 6.3 a system may insist on files that can never be executed; older kernels do not know the flag.
     let inert = plain | MFdFlags::from_bits_retain(libc::MFD_NOEXEC_SEAL);
@@ -102,15 +121,87 @@ pub(crate) fn memory_file(label: &CStr, bytes: usize) -> io::Result<OwnedFd> {
     };
     let size = libc::off_t::try_from(bytes).map_err(|_| io::Error::from(io::ErrorKind::FileTooLarge))?;
     retry(|| ftruncate(&file, size))?;
-    retry(|| fcntl(&file, FcntlArg::F_ADD_SEALS(SEALS | SealFlag::F_SEAL_SEAL)))?;
     Ok(file)
 }
+
+/// Bytes in a memory file that can never change again, mapped for reading.
+///
+/// * I4: `base` is a live read-only mapping of `length` bytes of `file`, until `drop`; without bytes there is none.
+/// * I5: `file` is sealed against writing, by whomever, and against any other size: so the bytes never change, and an
+///   access never raises SIGBUS.
+#[derive(Debug)]
+pub(crate) struct Frozen {
+    file: OwnedFd,
+    base: NonNull<u8>,
+    length: usize,
+}
+
+const FROZEN: SealFlag = SEALS.union(SealFlag::F_SEAL_WRITE);
+
+impl Frozen {
+    /// A new file with a copy of `bytes`.
+    pub(crate) fn new(mut bytes: &[u8]) -> io::Result<Self> {
+        let file = unsealed_file(c"shared", bytes.len())?;
+        // By writing and not through a mapping: there must be no writable one when the file is sealed.
+        let mut at = 0;
+        while !bytes.is_empty() {
+            let written = retry(|| pwrite(&file, bytes, at))?;
+            at += libc::off_t::try_from(written).unwrap_or_default();
+            bytes = &bytes[written..];
+        }
+        retry(|| fcntl(&file, FcntlArg::F_ADD_SEALS(FROZEN | SealFlag::F_SEAL_SEAL)))?;
+        Self::open(file)
+    }
+
+    /// Maps such a file.
+    pub(crate) fn open(file: OwnedFd) -> io::Result<Self> {
+        let size = retry(|| fstat(&file))?.st_size;
+        let seals = SealFlag::from_bits_retain(retry(|| fcntl(&file, FcntlArg::F_GET_SEALS))?);
+        let wrong = || io::Error::new(io::ErrorKind::InvalidData, "not a file of shared data");
+        let length = usize::try_from(size).map_err(|_| wrong())?;
+        if !seals.contains(FROZEN) {
+            return Err(wrong());
+        }
+        let base = match NonZeroUsize::new(length) {
+            None => NonNull::<u128>::dangling().cast(),
+            Some(length) => {
+                let (access, flags) = (ProtFlags::PROT_READ, MapFlags::MAP_SHARED);
+                // SAFETY: I4: a new mapping at a place the kernel chooses, which overlaps no other memory.
+                retry(|| unsafe { mmap(None, length, access, flags, &file, 0) })?.cast()
+            }
+        };
+        Ok(Self { file, base, length })
+    }
+
+    pub(crate) fn file(&self) -> BorrowedFd<'_> {
+        self.file.as_fd()
+    }
+
+    pub(crate) fn bytes(&self) -> &[u8] {
+        // SAFETY: I4 and I5.
+        unsafe { std::slice::from_raw_parts(self.base.as_ptr(), self.length) }
+    }
+}
+
+impl Drop for Frozen {
+    fn drop(&mut self) {
+        if self.length > 0 {
+            // SAFETY: I4: our own mapping in its whole length; borrows of its bytes have ended.
+            let unmapped = unsafe { munmap(self.base.cast(), self.length) };
+            debug_assert!(unmapped.is_ok(), "munmap of shared data: {unmapped:?}");
+        }
+    }
+}
+
+// SAFETY: I5: the bytes are never written, and the mapping belongs to no thread.
+unsafe impl Send for Frozen {}
+// SAFETY: as above.
+unsafe impl Sync for Frozen {}
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::sync::Ordering;
-    use std::os::fd::AsFd;
 
     #[test]
     fn two_mappings_show_the_same_words() {
@@ -127,6 +218,19 @@ mod tests {
     fn a_word_past_the_end_is_refused() {
         let (page, _file) = SharedPage::create().unwrap();
         page.word(SharedPage::WORDS);
+    }
+
+    #[test]
+    fn frozen_bytes_can_be_opened_and_never_written() {
+        for bytes in [&b""[..], b"some bytes", &[7; 100_000]] {
+            let frozen = Frozen::new(bytes).unwrap();
+            assert_eq!(frozen.bytes(), bytes);
+            let other = Frozen::open(frozen.file().try_clone_to_owned().unwrap()).unwrap();
+            assert_eq!(other.bytes(), bytes);
+            assert!(pwrite(frozen.file(), b"x", 0).is_err());
+            assert!(ftruncate(frozen.file(), 1).is_err());
+        }
+        Frozen::open(memory_file(c"test", 4096).unwrap()).unwrap_err();
     }
 
     #[test]

@@ -9,9 +9,11 @@
 
 use super::retry;
 use nix::errno::Errno;
+#[cfg(test)]
+use nix::sys::socket::recv as nix_recv;
 use nix::sys::socket::{
-    AddressFamily, ControlMessage, MsgFlags, Shutdown, SockFlag, SockType, getsockopt, recv as nix_recv,
-    send as nix_send, sendmsg, socketpair, sockopt,
+    AddressFamily, ControlMessage, MsgFlags, Shutdown, SockFlag, SockType, getsockopt, send as nix_send,
+    sendmsg, socketpair, sockopt,
 };
 use std::ffi::c_void;
 use std::io::{self, IoSlice};
@@ -52,15 +54,37 @@ pub(crate) fn send(socket: BorrowedFd<'_>, bytes: &[u8]) -> io::Result<usize> {
 }
 
 /// Receives what is there; 0 at the end of the stream, `WouldBlock` if there is nothing yet.
-#[inline]
+#[cfg(test)]
 pub(crate) fn receive(socket: BorrowedFd<'_>, buffer: &mut [u8]) -> io::Result<usize> {
     retry(|| nix_recv(socket.as_raw_fd(), buffer, Blocking::Never.flags()))
 }
 
 /// Receives at least one byte, waiting for it; 0 at the end of the stream.
-#[inline]
+#[cfg(test)]
 pub(crate) fn receive_blocking(socket: BorrowedFd<'_>, buffer: &mut [u8]) -> io::Result<usize> {
     retry(|| nix_recv(socket.as_raw_fd(), buffer, Blocking::Wait.flags()))
+}
+
+/// Sends what fits, the first byte together with a copy of `fd`; `WouldBlock` if nothing does.
+pub(crate) fn send_with(socket: BorrowedFd<'_>, bytes: &[u8], fd: BorrowedFd<'_>) -> io::Result<usize> {
+    send_with_fd(socket, bytes, fd, Blocking::Never)
+}
+
+/// Sends all of it, the first byte together with a copy of `fd`, waiting for room.
+pub(crate) fn send_all_with(socket: BorrowedFd<'_>, bytes: &[u8], fd: BorrowedFd<'_>) -> io::Result<()> {
+    let sent = send_with_fd(socket, bytes, fd, Blocking::Wait)?;
+    send_all(socket, &bytes[sent..])
+}
+
+fn send_with_fd(
+    socket: BorrowedFd<'_>,
+    bytes: &[u8],
+    fd: BorrowedFd<'_>,
+    blocking: Blocking,
+) -> io::Result<usize> {
+    let numbers = [fd.as_raw_fd()];
+    let rights = [ControlMessage::ScmRights(&numbers)];
+    retry(|| sendmsg::<()>(socket.as_raw_fd(), &[IoSlice::new(bytes)], &rights, blocking.flags(), None))
 }
 
 /// Sends all of it, waiting for room.
@@ -106,6 +130,19 @@ pub(crate) struct Packet {
     pub(crate) length: usize,
     /// The descriptors that came along. Fewer than were sent if this process may not have that many.
     pub(crate) fds: Vec<OwnedFd>,
+    /// Whether a descriptor was lost: this process may not have one more.
+    pub(crate) is_cut: bool,
+}
+
+/// Receives at least one byte of a stream, and the descriptor that was sent with the first one, if any was; of two that
+/// were sent, never both at once.
+#[inline]
+pub(crate) fn receive_stream(
+    socket: BorrowedFd<'_>,
+    buffer: &mut [u8],
+    blocking: Blocking,
+) -> io::Result<Packet> {
+    receive_packet(socket, buffer, blocking)
 }
 
 /// The errno of a user with more descriptors in packets nobody has received than a process may have open.
@@ -146,7 +183,8 @@ pub(crate) fn receive_packet(
     if header.msg_flags & libc::MSG_TRUNC != 0 {
         return Err(io::Error::new(io::ErrorKind::InvalidData, "packet too long"));
     }
-    Ok(Packet { length: usize::try_from(length).unwrap_or_default(), fds })
+    let is_cut = header.msg_flags & libc::MSG_CTRUNC != 0;
+    Ok(Packet { length: usize::try_from(length).unwrap_or_default(), fds, is_cut })
 }
 
 fn take_fds(header: &libc::msghdr) -> Vec<OwnedFd> {

@@ -225,4 +225,24 @@ mod tests {
         assert_eq!(Report::decode(&to_bytes(&[HELLO, VERSION + 1, 1, 1, 8])), None);
         assert_eq!(Report::decode(&to_bytes(&[ENDED, 1, 1, 9])), None);
     }
+
+    /// Every packet with one byte changed: none panics, and what is understood is what it says.
+    #[test]
+    fn packets_with_a_changed_byte_are_refused_or_mean_what_they_say() {
+        let requests = [
+            Request::Fork { worker: 7, has_stderr: true, processor: Some(3) },
+            Request::Setup { open_files: Some(9), depth: 1, preload: Some((8, 16)) },
+        ];
+        for request in requests.map(Request::encode) {
+            for (at, value) in (0..BYTES).flat_map(|at| (0..=255).map(move |value| (at, value))) {
+                let mut bytes = request;
+                bytes[at] = value;
+                if let Some(understood) = Request::decode(&bytes) {
+                    assert_eq!(Request::decode(&understood.encode()), Some(understood));
+                }
+                let _ = Report::decode(&bytes);
+                assert_eq!(Report::decode(&bytes[..at]), None);
+            }
+        }
+    }
 }

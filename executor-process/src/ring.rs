@@ -1,0 +1,388 @@
+//! The ring through which a worker gives its small results: memory both processes see, so that a finished result leaves
+//! the worker by one store, and many of them wake the parent once.
+//!
+//! ```text
+//!   COMMITTED   words the worker has written, ever              written by the worker
+//!   TAKEN       words the parent has copied out, ever           written by the parent
+//!   BELL        1: ring when there is something                 set by the parent, taken by the worker
+//!   ring        RING_WORDS words; word n of the stream is at n modulo RING_WORDS
+//!
+//!   record      a head word { number of the task: 32 bits · TIMED: 1 bit · length of the body: 31 bits }
+//!               with TIMED, how long it and the untimed tasks before it ran, in nanoseconds
+//!               the body, padded to words
+//! ```
+//!
+//! * A record is written, then committed by one store; so after the worker's death at any instruction, what is committed
+//!   is whole, and the tasks it answers are done.
+//! * What does not fit goes through the socket, after what was committed before and ahead of what is committed later: the
+//!   socket takes it before the next commit. So a record with another number than the one expected means: the answer in
+//!   between is in the socket.
+//! * The **parent** sets BELL, looks at COMMITTED once more, and sleeps. The **worker** commits, and later takes BELL; if
+//!   it was set, it sends a `Bell` through the socket. Both have a full fence in between, so one of them sees the other.
+//! * Hostile bytes: the parent copies words out and looks at nothing but the copy. It believes COMMITTED only within the
+//!   ring's size ahead of its own count, and a length only within what it has copied.
+
+use crate::sync::{AtomicU64, Ordering, fence};
+use crate::sys::memory::{RING_WORDS, SharedPage};
+use crate::wire::Garbage;
+
+/// The longest body that goes through the ring, in bytes. Longer ones gain nothing from it.
+pub(crate) const LONGEST: usize = 8 * 1024;
+
+/// Where the control words are; each is written by another side, so each has a cache line.
+const COMMITTED: usize = 64;
+const TAKEN: usize = 128;
+const BELL: usize = 192;
+
+const TIMED: u64 = 1 << 31;
+const WORD: usize = size_of::<u64>();
+
+/// The shared words.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Ring<'a> {
+    committed: &'a AtomicU64,
+    taken: &'a AtomicU64,
+    bell: &'a AtomicU64,
+    words: &'a [AtomicU64],
+}
+
+impl<'a> Ring<'a> {
+    /// The ring in the memory of one worker.
+    pub(crate) fn of(page: &'a SharedPage) -> Self {
+        Self {
+            committed: page.word(COMMITTED),
+            taken: page.word(TAKEN),
+            bell: page.word(BELL),
+            words: page.ring_words(),
+        }
+    }
+
+    fn word(&self, position: u64) -> &AtomicU64 {
+        #[expect(clippy::cast_possible_truncation, reason = "only the lowest bits count")]
+        let at = position as usize % RING_WORDS;
+        &self.words[at]
+    }
+}
+
+/// The worker's side.
+#[derive(Debug, Default)]
+pub(crate) struct Writer {
+    position: u64,
+    /// Whether something is committed that the parent was not told of.
+    pub(crate) owes_bell: bool,
+}
+
+impl Writer {
+    /// Commits the result of a task; false if it must go through the socket.
+    pub(crate) fn commit(&mut self, ring: Ring<'_>, number: u64, time: Option<u64>, body: &[u8]) -> bool {
+        if body.len() > LONGEST {
+            return false;
+        }
+        let words = 1 + usize::from(time.is_some()) + body.len().div_ceil(WORD);
+        // ORDERING: acquire: the parent's reads of these places are over before we write there again.
+        let held = self.position.wrapping_sub(ring.taken.load(Ordering::Acquire));
+        if held.saturating_add(words as u64) > RING_WORDS as u64 {
+            return false;
+        }
+        let head = u64::from(low(number)) << 32 | body.len() as u64 | time.map_or(0, |_| TIMED);
+        // ORDERING: relaxed, here and below: published by COMMITTED.
+        ring.word(self.position).store(head, Ordering::Relaxed);
+        let mut at = self.position + 1;
+        if let Some(time) = time {
+            ring.word(at).store(time, Ordering::Relaxed);
+            at += 1;
+        }
+        for chunk in body.chunks(WORD) {
+            let mut word = [0; WORD];
+            word[..chunk.len()].copy_from_slice(chunk);
+            ring.word(at).store(u64::from_ne_bytes(word), Ordering::Relaxed);
+            at += 1;
+        }
+        self.position = at;
+        // ORDERING: release: publishes the record; pairs with the acquire in `Reader::fill`.
+        ring.committed.store(at, Ordering::Release);
+        self.owes_bell = true;
+        true
+    }
+
+    /// Whether the ring is so full that the parent should empty it.
+    pub(crate) fn is_filling(&self, ring: Ring<'_>) -> bool {
+        // ORDERING: relaxed: a hint.
+        self.position.wrapping_sub(ring.taken.load(Ordering::Relaxed)) > RING_WORDS as u64 / 2
+    }
+
+    /// The parent is to know of what is committed. Says whether it must be woken.
+    pub(crate) fn announce(&mut self, ring: Ring<'_>) -> bool {
+        if !std::mem::take(&mut self.owes_bell) {
+            return false;
+        }
+        // ORDERING: the fences, here and in `Reader::arm`: of the worker's commit and its look at BELL, and the parent's
+        // BELL and its look at COMMITTED, not both looks can come first.
+        fence(Ordering::SeqCst);
+        ring.bell.load(Ordering::Relaxed) != 0 && ring.bell.swap(0, Ordering::Relaxed) != 0
+    }
+}
+
+/// The parent's side: what was copied out, and how far it has been dealt with.
+#[derive(Debug, Default)]
+pub(crate) struct Reader {
+    position: u64,
+    bytes: Vec<u8>,
+    used: usize,
+}
+
+/// A record, in the copy.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Record<'a> {
+    /// The lower half of the task's number.
+    pub(crate) number: u32,
+    pub(crate) time: Option<u64>,
+    pub(crate) body: &'a [u8],
+    /// What it takes in the copy.
+    size: usize,
+}
+
+impl Reader {
+    /// Whether something is committed that was not copied out.
+    pub(crate) fn has_more(&self, ring: Ring<'_>) -> bool {
+        // ORDERING: relaxed: a look; `fill` synchronises.
+        ring.committed.load(Ordering::Relaxed) != self.position
+    }
+
+    /// Copies out what is committed; says whether there was anything.
+    pub(crate) fn fill(&mut self, ring: Ring<'_>) -> Result<bool, Garbage> {
+        // ORDERING: acquire: pairs with the release in `commit`.
+        let committed = ring.committed.load(Ordering::Acquire);
+        let count = committed.wrapping_sub(self.position);
+        if count == 0 {
+            return Ok(false);
+        }
+        let count = usize::try_from(count).ok().filter(|count| *count <= RING_WORDS).ok_or(Garbage)?;
+        self.bytes.drain(..std::mem::take(&mut self.used));
+        self.bytes.reserve(count * WORD);
+        #[expect(clippy::cast_possible_truncation, reason = "only the lowest bits count")]
+        let start = self.position as usize % RING_WORDS;
+        let (until_end, wrapped) = (count.min(RING_WORDS - start), count.saturating_sub(RING_WORDS - start));
+        for word in ring.words[start..start + until_end].iter().chain(&ring.words[..wrapped]) {
+            // ORDERING: relaxed: COMMITTED was acquired; whatever a hostile worker writes meanwhile is some value.
+            self.bytes.extend_from_slice(&word.load(Ordering::Relaxed).to_ne_bytes());
+        }
+        self.position = committed;
+        // ORDERING: release: our reads come first; pairs with the acquire in `commit`.
+        ring.taken.store(committed, Ordering::Release);
+        Ok(true)
+    }
+
+    /// Whether everything copied out is dealt with.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.used == self.bytes.len()
+    }
+
+    /// The copy, to be read while the reader is elsewhere. Give it back by [`put_back`](Self::put_back).
+    pub(crate) fn take(&mut self) -> (Vec<u8>, usize) {
+        (std::mem::take(&mut self.bytes), self.used)
+    }
+
+    /// The copy, dealt with up to `used`.
+    pub(crate) fn put_back(&mut self, bytes: Vec<u8>, used: usize) {
+        self.bytes = bytes;
+        self.used = used;
+        if self.used == self.bytes.len() {
+            self.bytes.clear();
+            self.used = 0;
+            self.bytes.shrink_to(LONGEST);
+        }
+    }
+
+    /// The parent is about to sleep: it wants to be woken. Says whether it need not, since there is something.
+    pub(crate) fn arm(&self, ring: Ring<'_>) -> bool {
+        ring.bell.store(1, Ordering::Relaxed);
+        // ORDERING: see `Writer::announce`.
+        fence(Ordering::SeqCst);
+        self.has_more(ring)
+    }
+}
+
+impl<'a> Record<'a> {
+    /// The record at the beginning of a copy; a part of one is garbage, since records are committed whole.
+    #[inline]
+    pub(crate) fn read(bytes: &'a [u8]) -> Result<Option<Self>, Garbage> {
+        let Some((head, rest)) = bytes.split_first_chunk::<WORD>() else { return Ok(None) };
+        let head = u64::from_ne_bytes(*head);
+        let (number, length) = ((head >> 32) as u32, (head & (TIMED - 1)) as usize);
+        let (time, rest) = if head & TIMED == 0 {
+            (None, rest)
+        } else {
+            let (time, rest) = rest.split_first_chunk::<WORD>().ok_or(Garbage)?;
+            (Some(u64::from_ne_bytes(*time)), rest)
+        };
+        if length > LONGEST {
+            return Err(Garbage);
+        }
+        let padded = length.next_multiple_of(WORD);
+        let body = &rest.get(..padded).ok_or(Garbage)?[..length];
+        let size = bytes.len() - rest.len() + padded;
+        Ok(Some(Self { number, time, body, size }))
+    }
+}
+
+/// The records of consecutive tasks at the beginning of a copy.
+#[derive(Debug)]
+pub(crate) struct Records<'a> {
+    bytes: &'a [u8],
+    next: u32,
+    most: u64,
+    /// How many were read, and what they take in the copy.
+    pub(crate) count: u64,
+    pub(crate) used: usize,
+    /// What they took, as far as it was measured, in nanoseconds.
+    pub(crate) time: u64,
+    pub(crate) is_garbage: bool,
+}
+
+impl<'a> Records<'a> {
+    /// Those of at most `most` tasks, the first of which has this number.
+    pub(crate) fn new(bytes: &'a [u8], first: u64, most: u64) -> Self {
+        Self { bytes, next: low(first), most, count: 0, used: 0, time: 0, is_garbage: false }
+    }
+}
+
+/// The half of a task's number that is in a record.
+pub(crate) const fn low(number: u64) -> u32 {
+    (number & 0xffff_ffff) as u32
+}
+
+impl<'a> Iterator for Records<'a> {
+    type Item = &'a [u8];
+
+    #[inline]
+    fn next(&mut self) -> Option<&'a [u8]> {
+        if self.count == self.most {
+            return None;
+        }
+        match Record::read(&self.bytes[self.used..]) {
+            Ok(Some(record)) if record.number == self.next => {
+                self.count += 1;
+                self.next = self.next.wrapping_add(1);
+                self.used += record.size;
+                self.time = self.time.saturating_add(record.time.unwrap_or(0));
+                Some(record.body)
+            }
+            Ok(_) => None,
+            Err(Garbage) => {
+                self.is_garbage = true;
+                None
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn number_of(body: &[u8]) -> u64 {
+        body.iter().rev().fold(0, |number, byte| number << 8 | u64::from(*byte))
+    }
+
+    #[test]
+    fn what_is_committed_comes_out_in_order_through_many_turns() {
+        let (page, _file) = SharedPage::create().unwrap();
+        let ring = Ring::of(&page);
+        let (mut writer, mut reader) = (Writer::default(), Reader::default());
+        let (mut written, mut read) = (0_u64, 0_u64);
+        while read < 100_000 {
+            let length = usize::try_from(written * 7 % 41).unwrap();
+            let mut body = written.to_le_bytes().to_vec();
+            body.resize(8 + length, 0xee);
+            if writer.commit(ring, written, written.is_multiple_of(3).then_some(written), &body) {
+                written += 1;
+                continue;
+            }
+            assert!(writer.is_filling(ring));
+            assert!(reader.fill(ring).unwrap());
+            let (bytes, used) = reader.take();
+            let mut records = Records::new(&bytes[used..], read, u64::MAX);
+            for body in &mut records {
+                assert_eq!(number_of(&body[..8]), read);
+                assert_eq!(body.len(), 8 + usize::try_from(read * 7 % 41).unwrap());
+                read += 1;
+            }
+            let used = used + records.used;
+            assert_eq!((records.is_garbage, used), (false, bytes.len()));
+            reader.put_back(bytes, used);
+            assert!(!reader.fill(ring).unwrap());
+        }
+    }
+
+    #[test]
+    fn a_count_or_a_length_made_up_is_garbage() {
+        let (page, _file) = SharedPage::create().unwrap();
+        let ring = Ring::of(&page);
+        for count in [RING_WORDS as u64 + 1, u64::MAX, 1 << 40] {
+            ring.committed.store(count, Ordering::Relaxed);
+            assert_eq!(Reader::default().fill(ring), Err(Garbage));
+        }
+        for head in [9_u64, LONGEST as u64 + 1, TIMED - 1, TIMED | 1, TIMED] {
+            assert_eq!(Record::read(&head.to_ne_bytes()), Err(Garbage), "{head:#x}");
+        }
+        assert_eq!(Record::read(&[0; 7]), Ok(None));
+    }
+
+    #[test]
+    fn a_bell_is_rung_once_each_time_it_is_set() {
+        let (page, _file) = SharedPage::create().unwrap();
+        let ring = Ring::of(&page);
+        let (mut writer, mut reader) = (Writer::default(), Reader::default());
+        assert!(!reader.arm(ring));
+        assert!(!writer.announce(ring), "nothing to tell");
+        assert!(writer.commit(ring, 1, None, b"a"));
+        assert!(writer.announce(ring));
+        assert!(!writer.announce(ring));
+        assert!(writer.commit(ring, 2, None, b"b"));
+        assert!(!writer.announce(ring), "not set again");
+        assert!(reader.arm(ring), "there is something");
+        assert!(reader.fill(ring).unwrap());
+        assert!(!reader.arm(ring));
+    }
+
+    #[test]
+    fn too_long_or_too_full_is_refused() {
+        let (page, _file) = SharedPage::create().unwrap();
+        let ring = Ring::of(&page);
+        let mut writer = Writer::default();
+        assert!(!writer.commit(ring, 1, None, &[0; LONGEST + 1]));
+        assert!(!writer.owes_bell);
+        let commits = (1..).take_while(|number| writer.commit(ring, *number, None, &[0; LONGEST])).count();
+        assert_eq!(commits, RING_WORDS * WORD / (LONGEST + WORD));
+    }
+}
+
+/// Both sides of a ring, for the fuzz tests.
+#[cfg(test)]
+#[derive(Default)]
+pub(crate) struct RingFuzz {
+    pub(crate) writer: Writer,
+    pub(crate) reader: Reader,
+    pub(crate) next: u64,
+}
+
+#[cfg(test)]
+impl RingFuzz {
+    /// Changes a word near the records, or one of the control words.
+    pub(crate) fn scribble(&self, ring: Ring<'_>, at: u64, word: u64) {
+        match at % 8 {
+            0 => ring.committed.store(word, Ordering::Relaxed),
+            1 => ring.committed.store(self.writer.position + word % 3, Ordering::Relaxed),
+            2 => ring.taken.store(word, Ordering::Relaxed),
+            _ => ring.word(self.writer.position.wrapping_sub(at % 29)).store(word, Ordering::Relaxed),
+        }
+    }
+
+    /// A new worker in the place of one that was found out.
+    pub(crate) fn start_again(&mut self, ring: Ring<'_>) {
+        *self = Self::default();
+        ring.committed.store(0, Ordering::Relaxed);
+        ring.taken.store(0, Ordering::Relaxed);
+    }
+}
