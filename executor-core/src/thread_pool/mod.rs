@@ -4,6 +4,9 @@
 //!   pool (API) ─► registry (admits, owns the phases) ─► queue ─► worker (takes, runs) ─► the task's cell ─► future
 //!                                  └─► sleep (wakes or starts a worker)      └─► timer
 //! ```
+//!
+//! The queue is made of the workers' deques and the [`injector`] for tasks from outside. Beside that road lie the calls
+//! that lend what they work on: `scope`, `join`, and [`slice`] (`scope.map`), which brings its own way to share work.
 
 mod builder;
 mod chunk;
