@@ -231,6 +231,8 @@ fn an_abort_or_a_shutdown_ends_it_between_two_runs() {
                 "shutdown_timeout" => assert_eq!(pool.shutdown_timeout(Duration::ZERO).unfinished, 1),
                 by => {
                     let (now, pool) = (by == "shutdown_now", &pool);
+                    // When this is cancelled, what is to be tried again has been ended before.
+                    let queued = pool.submit(|()| (), ());
                     let ends = move || if now { pool.shutdown_now() } else { pool.shutdown() };
                     let (told, hears) = std::sync::mpsc::channel();
                     scope.spawn(move || {
@@ -238,9 +240,9 @@ fn an_abort_or_a_shutdown_ends_it_between_two_runs() {
                         ends()
                     });
                     hears.recv().unwrap();
-                    while pool.try_submit(|()| (), ()).is_ok() {}
-                    // The pool refuses: what it cancels it has cancelled, but for moments.
-                    std::thread::sleep(Duration::from_millis(50));
+                    while if now { !queued.is_done() } else { pool.try_submit(|()| (), ()).is_ok() } {
+                        std::thread::yield_now();
+                    }
                 }
             }
             gate.open();
