@@ -14,7 +14,7 @@ use crate::os::ThreadSlot;
 use crate::owner;
 use crate::panic_report;
 use crate::sync::{Parker, thread, thread_local};
-use crate::task::{self, Details, Handle, Listener, Outcome, Phase, Watch, Writer};
+use crate::task::{self, Details, Handle, Listener, Outcome, Phase, Started, Task, Watch, Writer};
 
 /// How long a waiting thread looks before it sleeps. A wake-up costs both sides together about as much; longer would keep a
 /// core from whoever has work for it, shorter pays for a wake-up where a moment would have done. In a model it would only be
@@ -378,37 +378,35 @@ pub(crate) fn wait_for<T>(cell: &Handle<T>, timeout: Option<Duration>) -> Result
     }
 }
 
-/// Waits until a task of a scope is over, whatever it takes: for a worker that must not go on before.
-pub(crate) fn wait_out<T>(host: &dyn Host, watch: &Watch<T>) {
+/// Waits until a task is over, whatever it takes: for whoever must not go on before. On a worker, an edge of the wait-for
+/// graph that does not give way.
+pub(crate) fn wait_out<T>(watch: &Watch<T>) {
     with_parker(|parker| {
-        let target = Target { task: watch.task(), alarm: None };
-        // Never an error: this wait does not give way.
-        let _ = host::block(host, Some(target), || {
+        let wait = || {
             let listener = Listener::Thread(ThreadSlot::current(), parker.unparker().clone());
             if watch.listen(listener) {
                 while !watch.is_finished() {
                     parker.park();
                 }
             }
-        });
+        };
+        match host::current() {
+            None => wait(),
+            // Never an error: this wait does not give way.
+            Some(host) => {
+                let target = Target { task: watch.task(), alarm: None };
+                let _ = host::block(&*host, Some(target), wait);
+            }
+        }
     });
 }
 
 /// Waits until `cell` is over, whatever it takes: somebody's stack needs it. Where it never will be, in a forked child, panics.
 pub(crate) fn settle<T>(cell: &Handle<T>) {
     assert!(!cell.pool().is_inherited() || cell.is_finished(), "{}", TaskError::ForkedChild);
-    if cell.is_finished() || look_for_end(cell, None) {
-        return;
+    if !cell.is_finished() && !look_for_end(cell, None) {
+        wait_out(&cell.watch());
     }
-    let Some(host) = host::current() else {
-        park_until(cell, None);
-        return;
-    };
-    let target = Target { task: cell.task(), alarm: None };
-    // Never an error: this wait does not give way.
-    let _ = host::block(&*host, Some(target), || {
-        park_until(cell, None);
-    });
 }
 
 /// Claims and runs the task on this worker, if it is of its pool and has not started.
@@ -416,11 +414,16 @@ pub(crate) fn run_in_place<T>(host: &dyn Host, cell: &Handle<T>) -> bool {
     if host.pool() != cell.pool() || cell.phase() != Phase::Pending || !host.has_room() {
         return false;
     }
-    let started = match host.take_back(cell.id()) {
-        Some(queued) => cell.start_alone(queued).or_else(|queued| queued.start().ok_or(())),
-        None => cell.task().start().ok_or(()),
-    };
-    started.map(|started| host.run(started)).is_ok()
+    claim(host, cell).map(|started| host.run(started)).is_some()
+}
+
+/// Claims a task of this worker's pool, unless it has started or is cancelled: at the least price where it lies on top of the
+/// worker's own deque, as it mostly does.
+pub(crate) fn claim<T>(host: &dyn Host, cell: &Handle<T>) -> Option<Started> {
+    match host.take_back(cell.id()) {
+        Some(queued) => cell.start_alone(queued).map_or_else(Task::start, Some),
+        None => cell.task().start(),
+    }
 }
 
 /// Looks whether the task is over for about as long as falling asleep and being woken would take: a short task is over by

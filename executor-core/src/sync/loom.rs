@@ -367,11 +367,6 @@ pub mod deque {
         pub fn steal(&self) -> Steal<T> {
             self.0.steal()
         }
-
-        /// Takes the oldest: batches of one.
-        pub fn steal_batch_with_limit_and_pop(&self, _: &Worker<T>, _: usize) -> Steal<T> {
-            self.0.steal()
-        }
     }
 
     impl<T> Default for Injector<T> {

@@ -105,7 +105,7 @@ pub mod thread {
 
 /// The work-stealing deques.
 pub mod deque {
-    pub use crossbeam_deque::{Injector, Steal, Stealer, Worker};
+    pub use crossbeam_deque::{Steal, Stealer, Worker};
 }
 
 /// Where memory is accessed through raw pointers: says to a model checker what an [`UnsafeCell`] would. Here, nothing.

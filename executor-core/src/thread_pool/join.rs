@@ -19,7 +19,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::ptr;
 
 use crate::error::TaskError;
-use crate::future::settle;
+use crate::future::{claim, settle};
 use crate::host::{self, Host};
 use crate::sync::thread_local;
 use crate::task::{self, Handle, Outcome};
@@ -151,13 +151,9 @@ impl ThreadPoolExecutor {
 
 /// Runs the task here, or waits for the thief that does.
 pub(super) fn finish<R>(host: &dyn Host, mut forked: Handle<R>) -> Outcome<R> {
-    let started = match host.take_back(forked.id()) {
-        Some(queued) => forked.start_alone(queued).or_else(|queued| queued.start().ok_or(())),
-        None => forked.task().start().ok_or(()),
-    };
-    match started {
-        Ok(started) => host.run(started),
-        Err(()) => settle(&forked),
+    match claim(host, &forked) {
+        Some(started) => host.run(started),
+        None => settle(&forked),
     }
     take(&mut forked)
 }

@@ -207,7 +207,7 @@ impl<'scope> Scope<'scope, '_> {
                     }
                 } else if let Some(watch) = elsewhere.pop() {
                     // One after the other comes to the same as all at once; meanwhile those may spawn more.
-                    wait_out(&*host, &watch);
+                    wait_out(&watch);
                 } else {
                     break;
                 }

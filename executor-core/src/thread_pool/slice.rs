@@ -173,13 +173,11 @@ impl<'a, T, R, F: Fn(&'a T) -> R> SliceMap<'a, '_, T, R, F> {
                 continue;
             };
             let start = Instant::now();
-            match written.last_mut() {
-                Some(last) if last.end == range.start => {}
-                _ => written.push(range.start..range.start),
+            if written.last().is_none_or(|last| last.end != range.start) {
+                written.push(range.start..range.start);
             }
-            let end = written.last_mut().map(|last| &mut last.end);
-            if let Some(end) = end
-                && let Err(payload) = catch_unwind(AssertUnwindSafe(|| self.run(range, end)))
+            if let Some(last) = written.last_mut()
+                && let Err(payload) = catch_unwind(AssertUnwindSafe(|| self.run(range, &mut last.end)))
             {
                 self.is_stopped.store(true, Ordering::Relaxed);
                 self.panic.lock().get_or_insert(payload);
