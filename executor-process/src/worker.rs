@@ -456,8 +456,18 @@ impl Worker {
     }
 
     /// Why this task was to be ended, if it was.
-    pub(crate) fn take_verdict(&mut self, task: u64) -> Option<TaskError> {
+    fn take_verdict(&mut self, task: u64) -> Option<TaskError> {
         self.verdict.take_if(|(aimed_at, _)| *aimed_at == task).map(|(_, error)| error)
+    }
+
+    /// The task has answered. Gives the answer that counts instead, if it was to be ended: the worker has let the signal pass,
+    /// and has nothing more to do.
+    pub(crate) fn overrule(&mut self, task: u64) -> Option<TaskError> {
+        let verdict = self.take_verdict(task);
+        if verdict.is_some() {
+            self.close();
+        }
+        verdict
     }
 
     /// Sorts what a dead worker had into what it had begun and what not. Its connection has been read to the end.

@@ -146,13 +146,8 @@ impl Dispatcher {
                 return Ok(());
             }
             let (job, items) = (Rc::clone(&leg.part.job), leg.part.items.clone());
-            let verdict = worker.take_verdict(first);
-            let most = if verdict.is_some() {
-                worker.close(); // it has let the signal pass, and has nothing more to do
-                1
-            } else {
-                begun.min(items.len() as u64)
-            };
+            let verdict = worker.overrule(first);
+            let most = if verdict.is_some() { 1 } else { begun.min(items.len() as u64) };
             let mut records = Records::new(&bytes[*used..], first, most);
             if job.start() {
                 self.shared.counters.started();
@@ -246,10 +241,7 @@ impl Dispatcher {
             }
             Kind::Reply => {
                 let part = worker.match_reply(header.number)?;
-                let verdict = worker.take_verdict(header.number);
-                if verdict.is_some() {
-                    worker.close(); // it has let the signal pass, and has nothing more to do
-                }
+                let verdict = worker.overrule(header.number);
                 let attached = std::mem::take(&mut worker.attached);
                 let limit = self.shared.settings.message_limit;
                 let answer = read_answer(header.status, body, &worker.name, part.job.label(), limit);
