@@ -1,6 +1,6 @@
 //! The fork server is killed, and another takes its place.
 
-use concurrent_futures::ProcessPoolExecutor;
+use concurrent_futures::{Executor, ProcessPoolExecutor};
 use nix::sys::signal::Signal;
 use nix::unistd::getppid;
 
@@ -142,7 +142,9 @@ fn killers(kills: usize) -> (ProcessPoolExecutor, Runs) {
 fn workers_that_go_with_their_fork_server_are_no_failed_starts() {
     isolated(|| {
         let (pool, runs) = killers(14);
-        let values: Vec<u32> = pool.map(|n: u32| n, 0..10).map(Result::unwrap).collect();
+        // One worker may be at a task when the other one kills the server of both.
+        let patient = pool.options().retries(14);
+        let values: Vec<u32> = patient.map(|n: u32| n, 0..10).map(Result::unwrap).collect();
         assert_eq!(values, (0..10).collect::<Vec<_>>());
         assert!(runs.all().len() > 14);
         assert_full(&pool, 2);
