@@ -3,11 +3,9 @@
 //! A `submit` is a job of one item, a chunk of a `map` one of many. The dispatcher hands a job out in [`Part`]s, ranges of
 //! its items, which may be split, taken back and handed out again; each item is answered exactly once.
 
-use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::ops::Range;
 use std::os::fd::OwnedFd;
-use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use executor_core::counters::Ending;
@@ -20,29 +18,57 @@ use crate::attach;
 use crate::call::{self, Name};
 use crate::ring::Records;
 use crate::share::{self, Segment};
-use crate::sync::Arc;
+use crate::sync::{Arc, AtomicU64, Mutex, Ordering};
 use crate::wire::{CallHead, Panic, Status, take_word};
 use executor_core::codec;
 
-/// A job on its way from the submitting thread to the dispatcher.
-pub(crate) struct Submission {
+/// Calls submitted together. What they are does not change; what has become of them is under a lock, which only whoever
+/// holds the dispatcher's [`Core`](crate::dispatcher::Core) takes: so nobody ever waits for it, and the user's code, which
+/// runs under it where a result is decoded and a future completed, cannot come back to it.
+pub(crate) struct Job<C: ?Sized = dyn Completion> {
     pub(crate) head: CallHead,
-    pub(crate) context: Option<EncodedContext>,
     /// Every argument behind its length, as they travel.
     arguments: Vec<u8>,
     /// Where in `arguments` each item ends.
     ends: Ends,
-    /// Shared memory the arguments and the context refer to: it lives as long as the job.
-    pub(crate) segments: Vec<Arc<Segment>>,
-    /// Descriptors that are part of the argument of an item, in the order of the items; closed when the job is over.
-    pub(crate) descriptors: Vec<(usize, Arc<OwnedFd>)>,
-    pub(crate) timeout: Option<Duration>,
-    pub(crate) deadline: Option<Instant>,
-    pub(crate) retries: u32,
-    pub(crate) priority: i32,
-    pub(crate) limits: CallLimits,
-    pub(crate) label: Option<Arc<str>>,
-    completion: RefCell<Box<dyn Completion>>,
+    extras: Option<Box<Extras>>,
+    order: AtomicU64,
+    state: Mutex<State<C>>,
+}
+
+/// What few jobs have.
+#[derive(Default)]
+struct Extras {
+    context: Option<EncodedContext>,
+    segments: Vec<Arc<Segment>>,
+    descriptors: Vec<(usize, Arc<OwnedFd>)>,
+    timeout: Option<Duration>,
+    deadline: Option<Instant>,
+    retries: u32,
+    priority: i32,
+    limits: CallLimits,
+    label: Option<Arc<str>>,
+}
+
+/// What has become of a job.
+struct State<C: ?Sized> {
+    stage: Stage,
+    is_in_queue: bool,
+    /// How often a worker died with this job next in its way.
+    falls: u32,
+    answered: usize,
+    run_time: Duration,
+    trouble: Option<Box<Trouble>>,
+    completion: C,
+}
+
+/// What few jobs get into.
+#[derive(Default)]
+struct Trouble {
+    /// How often a worker died at an item, for those at which one did.
+    deaths: BTreeMap<usize, u32>,
+    /// Why no part of it is handed out any more: its deadline, or `abort`.
+    doom: Option<TaskError>,
 }
 
 /// A context as it travels; cheap to clone.
@@ -60,9 +86,14 @@ impl EncodedContext {
 }
 
 /// The future's side of a job.
-trait Completion: Send {
-    /// The promise, until the future is over.
-    fn promise(&self) -> Option<&dyn Pledge>;
+pub(crate) trait Completion: Send {
+    /// The task's id; 0 when the future is over.
+    fn id(&self) -> usize;
+    fn reserve(&self) -> bool;
+    fn unreserve(&self);
+    fn set_running(&self);
+    /// Whether the future is over, or was cancelled.
+    fn is_over(&self) -> bool;
     /// Decodes the answer to an item, or takes its error.
     fn answer(&mut self, item: usize, answer: Result<&[u8], TaskError>);
     /// Decodes the results of consecutive items.
@@ -75,42 +106,11 @@ trait Completion: Send {
     fn cancel(&mut self);
 }
 
-/// What a promise can do whatever its type.
-trait Pledge {
-    fn id(&self) -> usize;
-    fn reserve(&self) -> bool;
-    fn unreserve(&self);
-    fn set_running(&self) -> bool;
-    fn is_cancelled(&self) -> bool;
-}
-
-impl<T> Pledge for Promise<T> {
-    fn id(&self) -> usize {
-        Self::id(self)
-    }
-
-    fn reserve(&self) -> bool {
-        Self::reserve(self)
-    }
-
-    fn unreserve(&self) {
-        Self::unreserve(self);
-    }
-
-    fn set_running(&self) -> bool {
-        Self::set_running(self)
-    }
-
-    fn is_cancelled(&self) -> bool {
-        Self::is_cancelled(self)
-    }
-}
-
 /// What a submit came to before it reached the pool.
 pub(crate) struct Prepared<T> {
     pub(crate) future: TaskFuture<T>,
     /// Nothing if the future holds an error already.
-    pub(crate) submission: Option<Submission>,
+    pub(crate) job: Option<Arc<Job>>,
 }
 
 /// Encodes one call (S8: here, in the submitting thread).
@@ -129,9 +129,9 @@ where
     let (promise, future) = Promise::of_pool(pool, options.label.clone());
     let mut arguments = Arguments::default();
     let encoded = arguments.push(argument, limit);
-    let completion = Box::new(One { promise: Some(promise), outcome: None });
-    let submission = submission(call, arguments, options, limit, completion, encoded.err());
-    Prepared { future, submission }
+    let completion = One { promise: Some(promise), outcome: None };
+    let job = job(call, arguments, options, limit, completion, encoded.err());
+    Prepared { future, job: job.map(|job| job as Arc<Job>) }
 }
 
 /// Encodes a chunk of calls. An argument that cannot be encoded is that item's failure alone.
@@ -160,24 +160,26 @@ where
             Err(error) => results.push(Some(Err(error))),
         }
     }
-    let mut completion = Box::new(Many { promise: Some(promise), results, places });
+    let mut completion = Many { promise: Some(promise), results, places };
     if arguments.ends.len() == 0 {
         completion.complete(Duration::ZERO); // nothing left to run
-        return Prepared { future, submission: None };
+        return Prepared { future, job: None };
     }
-    let submission = submission(call, arguments, options, limit, completion, None);
-    Prepared { future, submission }
+    let job = job(call, arguments, options, limit, completion, None);
+    Prepared { future, job: job.map(|job| job as Arc<Job>) }
 }
 
-fn submission<C, A, R>(
+/// A job that completes by `completion`; none if it ends before it has begun, of this problem or another.
+fn job<P, C, A, R>(
     call: &Callable<C, A, R>,
     arguments: Arguments,
     options: &CallOptions,
     limit: u64,
-    mut completion: Box<dyn Completion>,
+    mut completion: P,
     problem: Option<TaskError>,
-) -> Option<Submission>
+) -> Option<Arc<Job<P>>>
 where
+    P: Completion,
     C: Payload + Sync,
     A: Payload,
     R: Payload,
@@ -187,31 +189,51 @@ where
         || call::name_of(call).and_then(|name| Ok((name, context_of(call, name, limit, &mut segments)?))),
         Err,
     );
-    match named {
-        Ok((name, context)) => Some(Submission {
-            head: CallHead {
-                descriptor: name.descriptor,
-                function: name.function,
-                context: context.as_ref().map_or(0, |(id, _)| *id),
-            },
-            context: context.map(|(_, context)| context),
-            arguments: bytes,
-            ends,
-            segments,
-            descriptors,
-            timeout: options.timeout,
-            deadline: options.deadline,
-            retries: options.retries,
-            priority: options.priority,
-            limits: options.limits,
-            label: options.label.clone(),
-            completion: RefCell::new(completion),
-        }),
+    let (name, context) = match named {
+        Ok(named) => named,
         Err(error) => {
             completion.fail(error);
-            None
+            return None;
         }
-    }
+    };
+    let has_options = options.timeout.is_some()
+        || options.deadline.is_some()
+        || (options.retries, options.priority) != (0, 0)
+        || options.limits != CallLimits::default()
+        || options.label.is_some();
+    let has_extras = has_options || context.is_some() || !segments.is_empty() || !descriptors.is_empty();
+    let head = CallHead {
+        descriptor: name.descriptor,
+        function: name.function,
+        context: context.as_ref().map_or(0, |(id, _)| *id),
+    };
+    let extras = || Extras {
+        context: context.map(|(_, context)| context),
+        segments,
+        descriptors,
+        timeout: options.timeout,
+        deadline: options.deadline,
+        retries: options.retries,
+        priority: options.priority,
+        limits: options.limits,
+        label: options.label.clone(),
+    };
+    Some(Arc::new(Job {
+        head,
+        arguments: bytes,
+        ends,
+        extras: has_extras.then(|| Box::new(extras())),
+        order: AtomicU64::new(0),
+        state: Mutex::new(State {
+            stage: Stage::Queued,
+            is_in_queue: true,
+            falls: 0,
+            answered: 0,
+            run_time: Duration::ZERO,
+            trouble: None,
+            completion,
+        }),
+    }))
 }
 
 /// The encoded context of a call, made once for all its calls: the ids of the shared memory it refers to, behind their
@@ -342,23 +364,6 @@ impl Ends {
 /// them. Fewer would blame it for workers that were killed at random.
 const MOST_FALLS: u32 = 16;
 
-/// A job inside the dispatcher.
-pub(crate) struct Job {
-    pub(crate) submission: Submission,
-    /// Where it stands in the queue among those of its priority; kept when parts of it come back.
-    pub(crate) order: u64,
-    answered: Cell<usize>,
-    run_time: Cell<Duration>,
-    /// How often a worker died at an item, for those at which one did.
-    deaths: RefCell<BTreeMap<usize, u32>>,
-    /// How often a worker died with this job next in its way.
-    falls: Cell<u32>,
-    stage: Cell<Stage>,
-    /// Why no part of it is handed out any more: its deadline, or `abort`.
-    doom: RefCell<Option<TaskError>>,
-    is_in_queue: Cell<bool>,
-}
-
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Stage {
     Queued,
@@ -368,102 +373,120 @@ enum Stage {
 }
 
 impl Job {
-    pub(crate) fn new(submission: Submission, order: u64) -> Rc<Self> {
-        Rc::new(Self {
-            submission,
-            order,
-            answered: Cell::new(0),
-            run_time: Cell::new(Duration::ZERO),
-            deaths: RefCell::default(),
-            falls: Cell::new(0),
-            stage: Cell::new(Stage::Queued),
-            doom: RefCell::default(),
-            is_in_queue: Cell::new(true),
-        })
+    /// Where it stands in the queue among those of its priority; kept when parts of it come back.
+    pub(crate) fn order(&self) -> u64 {
+        // ORDERING: relaxed: written before the job was given to the dispatcher, through a lock.
+        self.order.load(Ordering::Relaxed)
+    }
+
+    /// Gives it its place, before anybody asks for it.
+    pub(crate) fn set_order(&self, order: u64) {
+        // ORDERING: relaxed, see `order`.
+        self.order.store(order, Ordering::Relaxed);
     }
 
     pub(crate) fn id(&self) -> usize {
-        self.with_promise(|promise| promise.id()).unwrap_or(0)
-    }
-
-    fn with_promise<R>(&self, act: impl FnOnce(&dyn Pledge) -> R) -> Option<R> {
-        self.submission.completion.borrow().promise().map(act)
+        self.state.lock().completion.id()
     }
 
     pub(crate) fn items(&self) -> usize {
-        self.submission.ends.len()
+        self.ends.len()
     }
 
     /// The encoded arguments of a range of items, each behind its length.
     pub(crate) fn arguments(&self, items: &Range<usize>) -> &[u8] {
-        let ends = &self.submission.ends;
-        &self.submission.arguments[ends.after(items.start)..ends.after(items.end)]
+        &self.arguments[self.ends.after(items.start)..self.ends.after(items.end)]
+    }
+
+    pub(crate) fn context(&self) -> Option<&EncodedContext> {
+        self.extras.as_ref()?.context.as_ref()
+    }
+
+    /// Shared memory the arguments and the context refer to: it lives as long as the job.
+    pub(crate) fn segments(&self) -> &[Arc<Segment>] {
+        self.extras.as_ref().map_or(&[], |extras| &extras.segments)
+    }
+
+    /// Descriptors that are part of the argument of an item, in the order of the items; closed when the job is over.
+    pub(crate) fn descriptors(&self) -> &[(usize, Arc<OwnedFd>)] {
+        self.extras.as_ref().map_or(&[], |extras| &extras.descriptors)
+    }
+
+    pub(crate) fn timeout(&self) -> Option<Duration> {
+        self.extras.as_ref()?.timeout
+    }
+
+    pub(crate) fn deadline(&self) -> Option<Instant> {
+        self.extras.as_ref()?.deadline
+    }
+
+    pub(crate) fn retries(&self) -> u32 {
+        self.extras.as_ref().map_or(0, |extras| extras.retries)
+    }
+
+    pub(crate) fn priority(&self) -> i32 {
+        self.extras.as_ref().map_or(0, |extras| extras.priority)
+    }
+
+    pub(crate) fn limits(&self) -> CallLimits {
+        self.extras.as_ref().map_or_else(CallLimits::default, |extras| extras.limits)
     }
 
     pub(crate) fn label(&self) -> Option<&str> {
-        self.submission.label.as_deref()
+        self.extras.as_ref()?.label.as_deref()
     }
 
     /// Whether its future was cancelled, or ended by a deadline.
     pub(crate) fn is_over(&self) -> bool {
-        self.stage.get() == Stage::Over || self.with_promise(|promise| promise.is_cancelled()).unwrap_or(true)
+        self.state.lock().is_over()
     }
 
-    /// It is about to be handed to a worker: from here it cannot be cancelled. False if it was.
-    pub(crate) fn reserve(&self) -> bool {
-        match self.stage.get() {
-            Stage::Queued => {
-                let reserved = self.with_promise(|promise| promise.reserve()).unwrap_or(false);
-                if reserved {
-                    self.stage.set(Stage::Reserved);
-                }
-                reserved
-            }
-            Stage::Reserved | Stage::Running => true,
+    /// It is about to be handed to a worker: from here it cannot be cancelled.
+    pub(crate) fn reserve(&self) -> Reserved {
+        let mut state = self.state.lock();
+        let is_granted = match state.stage {
+            Stage::Queued => state.completion.reserve(),
+            Stage::Reserved | Stage::Running => !state.completion.is_over(),
             Stage::Over => false,
+        };
+        if is_granted && state.stage == Stage::Queued {
+            state.stage = Stage::Reserved;
         }
+        Reserved { is_granted, left_queue: std::mem::take(&mut state.is_in_queue) }
     }
 
     /// What was handed out has not begun, and was taken back.
     pub(crate) fn unreserve(&self) {
-        if self.stage.get() == Stage::Reserved {
-            self.with_promise(|promise| promise.unreserve());
-            self.stage.set(Stage::Queued);
-        }
+        self.state.lock().unreserve();
     }
 
     /// A worker is at one of its items. Says whether it is the first time.
     pub(crate) fn start(&self) -> bool {
-        let first = self.stage.get() == Stage::Reserved;
-        if first {
-            // Reserved, so it cannot have been cancelled.
-            self.with_promise(|promise| promise.set_running());
-            self.stage.set(Stage::Running);
-        }
-        first
+        self.state.lock().start()
     }
 
     /// What has not begun of it ends with this error; the first reason stays.
     pub(crate) fn condemn(&self, error: &TaskError) {
-        self.doom.borrow_mut().get_or_insert_with(|| error.clone());
+        self.state.lock().trouble().doom.get_or_insert_with(|| error.clone());
     }
 
     pub(crate) fn doom(&self) -> Option<TaskError> {
-        self.doom.borrow().clone()
+        self.state.lock().trouble.as_ref()?.doom.clone()
     }
 
     /// Counts a worker that died at this item: how many have by now.
     pub(crate) fn count_death(&self, item: usize) -> u32 {
-        let mut deaths = self.deaths.borrow_mut();
-        let count = deaths.entry(item).or_default();
+        let mut state = self.state.lock();
+        let count = state.trouble().deaths.entry(item).or_default();
         *count += 1;
         *count
     }
 
     /// Counts a worker that died before it had begun this job, which was next; says whether that may be chance.
     pub(crate) fn may_fall_again(&self) -> bool {
-        self.falls.set(self.falls.get() + 1);
-        self.falls.get() < MOST_FALLS
+        let mut state = self.state.lock();
+        state.falls += 1;
+        state.falls < MOST_FALLS
     }
 
     /// An item is answered; says how the whole came out if it was the last one.
@@ -474,28 +497,32 @@ impl Job {
         answer: Result<&[u8], TaskError>,
         took: Duration,
     ) -> Option<Finished<'_>> {
-        if self.stage.get() == Stage::Over {
+        let mut state = self.state.lock();
+        if state.stage == Stage::Over {
             return None;
         }
         let ending =
             if matches!(answer, Err(TaskError::Panicked(_))) { Ending::Panicked } else { Ending::Returned };
-        self.submission.completion.borrow_mut().answer(item, answer);
-        self.answered.set(self.answered.get() + 1);
-        self.run_time.set(self.run_time.get() + took);
-        (self.answered.get() == self.items()).then_some(Finished { job: self, ending })
+        state.completion.answer(item, answer);
+        state.answered += 1;
+        state.run_time += took;
+        (state.answered == self.items()).then_some(Finished { job: self, ending })
     }
 
-    /// Consecutive items have returned; says how the whole came out if the last one is among them.
-    #[must_use]
-    pub(crate) fn answer_all(&self, first: usize, results: &mut Records<'_>) -> Option<Finished<'_>> {
-        if self.stage.get() == Stage::Over {
+    /// Consecutive items have returned. If the last one is among them, says how the whole came out.
+    pub(crate) fn answer_all(&self, first: usize, results: &mut Records<'_>) -> Answered<'_> {
+        let mut state = self.state.lock();
+        let has_started = state.start();
+        if state.stage == Stage::Over {
             results.for_each(drop);
-            return None;
+            return Answered { has_started, finished: None };
         }
-        self.submission.completion.borrow_mut().answer_all(first, results);
-        self.answered.set(self.answered.get() + usize::try_from(results.count).unwrap_or(usize::MAX));
-        self.run_time.set(self.run_time.get() + Duration::from_nanos(results.time));
-        (self.answered.get() == self.items()).then_some(Finished { job: self, ending: Ending::Returned })
+        state.completion.answer_all(first, results);
+        state.answered += usize::try_from(results.count).unwrap_or(usize::MAX);
+        state.run_time += Duration::from_nanos(results.time);
+        let is_last = state.answered == self.items();
+        let finished = is_last.then_some(Finished { job: self, ending: Ending::Returned });
+        Answered { has_started, finished }
     }
 
     /// Ends the future with `error`, whatever is missing.
@@ -509,26 +536,75 @@ impl Job {
         self.end(|completion| completion.cancel())
     }
 
+    /// Refuses it before it reached the dispatcher.
+    pub(crate) fn refuse(&self, error: TaskError) {
+        self.state.lock().completion.fail(error);
+    }
+
     /// Whether a worker is, or was, at one of its items.
     pub(crate) fn has_started(&self) -> bool {
-        self.stage.get() == Stage::Running
+        self.state.lock().stage == Stage::Running
     }
 
     fn end(&self, end: impl FnOnce(&mut dyn Completion)) -> Ended {
-        let before = match self.stage.replace(Stage::Over) {
+        let mut state = self.state.lock();
+        let before = match std::mem::replace(&mut state.stage, Stage::Over) {
             Stage::Over => return Ended::Before,
-            _ if self.with_promise(|promise| promise.is_cancelled()).unwrap_or(true) => Ended::Before,
+            _ if state.completion.is_over() => Ended::Before,
             Stage::Queued | Stage::Reserved => Ended::Unstarted,
             Stage::Running => Ended::Running,
         };
-        end(&mut **self.submission.completion.borrow_mut());
+        end(&mut state.completion);
         before
     }
 
     /// Whether it held its place in a bounded queue until now.
     pub(crate) fn leave_queue(&self) -> bool {
-        self.is_in_queue.replace(false)
+        std::mem::take(&mut self.state.lock().is_in_queue)
     }
+}
+
+impl<C: Completion + ?Sized> State<C> {
+    fn is_over(&self) -> bool {
+        self.stage == Stage::Over || self.completion.is_over()
+    }
+
+    fn start(&mut self) -> bool {
+        let first = self.stage == Stage::Reserved;
+        if first {
+            // Reserved, so it cannot have been cancelled.
+            self.completion.set_running();
+            self.stage = Stage::Running;
+        }
+        first
+    }
+
+    fn unreserve(&mut self) {
+        if self.stage == Stage::Reserved {
+            self.completion.unreserve();
+            self.stage = Stage::Queued;
+        }
+    }
+
+    fn trouble(&mut self) -> &mut Trouble {
+        self.trouble.get_or_insert_default()
+    }
+}
+
+/// What asking for a job came to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Reserved {
+    /// False if it was cancelled, or is over.
+    pub(crate) is_granted: bool,
+    /// Whether it held its place in a bounded queue until now.
+    pub(crate) left_queue: bool,
+}
+
+/// What some answers came to.
+pub(crate) struct Answered<'a> {
+    /// Whether these are the first sign of its start.
+    pub(crate) has_started: bool,
+    pub(crate) finished: Option<Finished<'a>>,
 }
 
 /// Where a job was when it was ended.
@@ -549,24 +625,26 @@ pub(crate) struct Finished<'a> {
 
 impl Finished<'_> {
     pub(crate) fn order(&self) -> u64 {
-        self.job.order
+        self.job.order()
     }
 
     pub(crate) fn publish(self) {
-        self.job.stage.set(Stage::Over);
-        self.job.submission.completion.borrow_mut().complete(self.job.run_time.get());
+        let mut state = self.job.state.lock();
+        state.stage = Stage::Over;
+        let run_time = state.run_time;
+        state.completion.complete(run_time);
     }
 }
 
 /// A range of a job's items that is queued, or with a worker.
 #[derive(Clone)]
 pub(crate) struct Part {
-    pub(crate) job: Rc<Job>,
+    pub(crate) job: Arc<Job>,
     pub(crate) items: Range<usize>,
 }
 
 impl Part {
-    pub(crate) fn whole(job: Rc<Job>) -> Self {
+    pub(crate) fn whole(job: Arc<Job>) -> Self {
         let items = 0..job.items();
         Self { job, items }
     }
@@ -577,7 +655,7 @@ impl Part {
             return None;
         }
         let middle = self.items.start + most;
-        let rest = Self { job: Rc::clone(&self.job), items: middle..self.items.end };
+        let rest = Self { job: Arc::clone(&self.job), items: middle..self.items.end };
         self.items.end = middle;
         Some(rest)
     }
@@ -617,15 +695,40 @@ pub(crate) fn read_answer<'a>(
     })
 }
 
+/// What both kinds of completions leave to their promise.
+macro_rules! by_promise {
+    () => {
+        fn id(&self) -> usize {
+            self.promise.as_ref().map_or(0, Promise::id)
+        }
+
+        fn reserve(&self) -> bool {
+            self.promise.as_ref().is_some_and(Promise::reserve)
+        }
+
+        fn unreserve(&self) {
+            if let Some(promise) = &self.promise {
+                promise.unreserve();
+            }
+        }
+
+        fn set_running(&self) {
+            let _ = self.promise.as_ref().map(Promise::set_running);
+        }
+
+        fn is_over(&self) -> bool {
+            self.promise.as_ref().is_none_or(Promise::is_cancelled)
+        }
+    };
+}
+
 struct One<R> {
     promise: Option<Promise<R>>,
     outcome: Option<Result<R, TaskError>>,
 }
 
 impl<R: Payload> Completion for One<R> {
-    fn promise(&self) -> Option<&dyn Pledge> {
-        self.promise.as_ref().map(|promise| promise as &dyn Pledge)
-    }
+    by_promise!();
 
     fn answer(&mut self, _: usize, answer: Result<&[u8], TaskError>) {
         self.outcome = Some(answer.and_then(|bytes| codec::decode_payload(bytes).map_err(TaskError::Decode)));
@@ -665,9 +768,7 @@ struct Many<R> {
 }
 
 impl<R: Payload> Completion for Many<R> {
-    fn promise(&self) -> Option<&dyn Pledge> {
-        self.promise.as_ref().map(|promise| promise as &dyn Pledge)
-    }
+    by_promise!();
 
     fn answer(&mut self, item: usize, answer: Result<&[u8], TaskError>) {
         let result = answer.and_then(|bytes| codec::decode_payload(bytes).map_err(TaskError::Decode));
@@ -706,12 +807,5 @@ impl<R: Payload> Completion for Many<R> {
         if let Some(promise) = self.promise.take() {
             promise.cancel();
         }
-    }
-}
-
-impl Submission {
-    /// Refuses it before it reached the dispatcher.
-    pub(crate) fn refuse(self, error: TaskError) {
-        self.completion.into_inner().fail(error);
     }
 }

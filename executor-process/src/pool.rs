@@ -323,8 +323,8 @@ impl ProcessPoolExecutor {
 
     /// Sends what was admitted and encoded.
     fn send<T>(&self, prepared: Prepared<T>) -> TaskFuture<T> {
-        match prepared.submission {
-            Some(submission) => self.shared().submit(submission),
+        match prepared.job {
+            Some(job) => self.shared().submit(job),
             None => self.shared().capacity.give_back(),
         }
         prepared.future

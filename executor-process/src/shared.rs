@@ -16,9 +16,9 @@ use executor_core::host;
 use executor_core::owner::Owner;
 use executor_core::{PanicReport, PoolStats, Promise, Shutdown, ShutdownReport, TaskError, WorkerInfo};
 
-use crate::job::Submission;
+use crate::job::Job;
 use crate::share::Keeper;
-use crate::sync::{AtomicUsize, Condvar, Mutex, Ordering};
+use crate::sync::{Arc, AtomicUsize, Condvar, Mutex, Ordering};
 use crate::sys::poll::Doorbell;
 use crate::zygote::ZygoteConfig;
 
@@ -62,7 +62,7 @@ pub(crate) struct Shared {
 
 #[derive(Default)]
 struct Inbox {
-    submissions: Vec<Submission>,
+    jobs: Vec<Arc<Job>>,
     commands: Vec<Command>,
     /// Whether the dispatcher waits, and must be woken.
     is_asleep: bool,
@@ -113,7 +113,7 @@ pub(crate) enum Means {
 
 /// What the dispatcher finds in the inbox.
 pub(crate) struct Mail {
-    pub(crate) submissions: Vec<Submission>,
+    pub(crate) jobs: Vec<Arc<Job>>,
     pub(crate) commands: Vec<Command>,
 }
 
@@ -165,22 +165,22 @@ impl Shared {
     }
 
     /// Puts a job that was admitted into the inbox.
-    pub(crate) fn submit(&self, submission: Submission) {
+    pub(crate) fn submit(&self, job: Arc<Job>) {
         let refused = {
             let mut inbox = self.inbox.lock();
             match inbox.refusal.clone() {
                 None => {
                     self.counters.submitted();
-                    inbox.submissions.push(submission);
+                    inbox.jobs.push(job);
                     self.wake(inbox);
                     None
                 }
-                Some(refusal) => Some((submission, refusal)),
+                Some(refusal) => Some((job, refusal)),
             }
         };
-        if let Some((submission, refusal)) = refused {
+        if let Some((job, refusal)) = refused {
             self.capacity.give_back();
-            submission.refuse(refusal.into());
+            job.refuse(refusal.into());
         }
     }
 
@@ -291,11 +291,9 @@ impl Shared {
     /// What has come in; without any, the next one will ring.
     pub(crate) fn collect(&self) -> Mail {
         let mut inbox = self.inbox.lock();
-        let mail = Mail {
-            submissions: std::mem::take(&mut inbox.submissions),
-            commands: std::mem::take(&mut inbox.commands),
-        };
-        inbox.is_asleep = mail.submissions.is_empty() && mail.commands.is_empty();
+        let mail =
+            Mail { jobs: std::mem::take(&mut inbox.jobs), commands: std::mem::take(&mut inbox.commands) };
+        inbox.is_asleep = mail.jobs.is_empty() && mail.commands.is_empty();
         mail
     }
 
@@ -315,15 +313,13 @@ impl Shared {
             let mut inbox = self.inbox.lock();
             inbox.is_abandoned = true;
             let refusal = inbox.refusal.get_or_insert(Refusal::ShutDown).clone();
-            let mail = Mail {
-                submissions: std::mem::take(&mut inbox.submissions),
-                commands: std::mem::take(&mut inbox.commands),
-            };
+            let mail =
+                Mail { jobs: std::mem::take(&mut inbox.jobs), commands: std::mem::take(&mut inbox.commands) };
             (mail, refusal)
         };
-        for submission in mail.submissions {
+        for job in mail.jobs {
             self.counters.withdrawn();
-            submission.refuse(TaskError::from(refusal.clone()));
+            job.refuse(TaskError::from(refusal.clone()));
         }
         drop(mail.commands);
         self.capacity.wake_all();

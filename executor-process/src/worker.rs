@@ -10,7 +10,6 @@
 use std::collections::{BTreeSet, VecDeque};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use executor_core::{CallLimits, TaskError, WorkerInfo};
@@ -204,22 +203,22 @@ impl Worker {
         if std::mem::take(&mut self.owes_lift) {
             self.write_frame(Kind::Lift, 0, &[]);
         }
-        let limits = part.job.submission.limits;
+        let limits = part.job.limits();
         if limits != std::mem::replace(&mut self.limits, limits) {
             self.write_frame(Kind::Limits, 0, &wire::encode_limits(&limits));
         }
-        let head = part.job.submission.head;
-        if let Some(context) = &part.job.submission.context {
+        let head = part.job.head;
+        if let Some(context) = part.job.context() {
             self.send_context(head.context, context);
         }
-        for segment in &part.job.submission.segments {
+        for segment in part.job.segments() {
             if self.segments.insert(segment.id) {
                 self.riders.push_back((self.out.len(), Rider::Segment(Arc::clone(segment))));
                 self.write_frame(Kind::Segment, segment.id, &[]);
             }
         }
         let first = self.next_number;
-        for (item, descriptor) in &part.job.submission.descriptors {
+        for (item, descriptor) in part.job.descriptors() {
             if let Some(at) = item.checked_sub(part.items.start).filter(|at| *at < part.items.len()) {
                 self.riders.push_back((self.out.len(), Rider::Descriptor(Arc::clone(descriptor))));
                 self.write_frame(Kind::Descriptor, first + at as u64, &[]);
@@ -417,7 +416,7 @@ impl Worker {
         }
         let leg = self.legs.front().ok_or(Garbage)?;
         let item = leg.part.items.start;
-        let part = Part { job: Rc::clone(&leg.part.job), items: item..item + 1 };
+        let part = Part { job: Arc::clone(&leg.part.job), items: item..item + 1 };
         self.advance(1);
         Ok(part)
     }
@@ -490,8 +489,8 @@ impl Worker {
     }
 
     /// Whether it was handed some of this job.
-    pub(crate) fn holds(&self, job: &Rc<Job>) -> bool {
-        self.legs.iter().any(|leg| Rc::ptr_eq(&leg.part.job, job))
+    pub(crate) fn holds(&self, job: &Arc<Job>) -> bool {
+        self.legs.iter().any(|leg| Arc::ptr_eq(&leg.part.job, job))
     }
 
     pub(crate) fn info(&self) -> WorkerInfo {

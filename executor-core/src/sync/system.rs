@@ -27,7 +27,7 @@ pub type AtomicUsize = std::sync::atomic::AtomicUsize;
 
 /// [`std::sync::Mutex`] without poisoning.
 #[derive(Debug, Default)]
-pub struct Mutex<T>(std::sync::Mutex<T>);
+pub struct Mutex<T: ?Sized>(std::sync::Mutex<T>);
 
 impl<T> Mutex<T> {
     /// A mutex around `value`.
@@ -39,7 +39,9 @@ impl<T> Mutex<T> {
     pub fn into_inner(self) -> T {
         self.0.into_inner().unwrap_or_else(PoisonError::into_inner)
     }
+}
 
+impl<T: ?Sized> Mutex<T> {
     /// The lock, if nobody holds it.
     pub fn try_lock(&self) -> Option<MutexGuard<'_, T>> {
         match self.0.try_lock() {

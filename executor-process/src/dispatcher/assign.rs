@@ -6,14 +6,13 @@
 //! than [`STUCK`] all the same, what was handed over behind it is revoked and goes elsewhere.
 
 use std::os::fd::AsFd;
-use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use executor_core::TaskError;
 
 use super::time::{GRACE, Timer};
 use super::{Dispatcher, Ending, tokens};
-use crate::job::{Ended, Job, Part};
+use crate::job::{Ended, Job, Part, Reserved};
 use crate::share::Keeper;
 use crate::sync::Arc;
 use crate::sys::poll::Interest;
@@ -35,7 +34,7 @@ pub(super) const STUCK: Duration = Duration::from_millis(1);
 
 /// Where a job's part from this item on stands in the queue: higher priority first, then first come first served.
 pub(super) fn place(job: &Job, item: usize) -> (i64, u64, usize) {
-    (-i64::from(job.submission.priority), job.order, item)
+    (-i64::from(job.priority()), job.order(), item)
 }
 
 impl Dispatcher {
@@ -81,7 +80,7 @@ impl Dispatcher {
             return self.end_job(&part.job, error.clone());
         }
         for item in part.items.clone() {
-            let item = Part { job: Rc::clone(&part.job), items: item..item + 1 };
+            let item = Part { job: Arc::clone(&part.job), items: item..item + 1 };
             self.answer(&item, Err(error.clone()), Duration::ZERO);
         }
     }
@@ -122,12 +121,14 @@ impl Dispatcher {
     /// Hands the next part over; if there is none after all, the worker is idle.
     pub(super) fn hand_over(&mut self, number: u64) {
         while let Some((_, mut part)) = self.queue.pop_first() {
-            let job = Rc::clone(&part.job);
-            if job.is_over() || !job.reserve() {
-                self.leave_queue(&job);
+            let job = Arc::clone(&part.job);
+            let Reserved { is_granted, left_queue } = job.reserve();
+            if left_queue {
+                self.shared.capacity.give_back();
+            }
+            if !is_granted {
                 continue;
             }
-            self.leave_queue(&job);
             let Some(worker) = self.workers.get_mut(&number) else {
                 return self.requeue(vec![part]);
             };
@@ -139,7 +140,7 @@ impl Dispatcher {
             }
             let Some(worker) = self.workers.get_mut(&number) else { return };
             let was_idle = worker.legs.is_empty();
-            for segment in &job.submission.segments {
+            for segment in job.segments() {
                 if worker.lacks(segment.id) {
                     let keeper: Arc<dyn Keeper> = self.shared.clone();
                     segment.keep(Arc::downgrade(&keeper));
@@ -179,7 +180,7 @@ impl Dispatcher {
         let now = Instant::now();
         worker.busy_since = Some(now);
         let task = leg.first;
-        if let Some(end) = leg.part.job.submission.timeout.and_then(|timeout| now.checked_add(timeout)) {
+        if let Some(end) = leg.part.job.timeout().and_then(|timeout| now.checked_add(timeout)) {
             let timer = (end, Timer::TimeOut { worker: number, number: task });
             self.timers.insert(timer);
             worker.time_out = Some(end);
@@ -200,7 +201,7 @@ impl Dispatcher {
     /// A busy worker that may be given the next part on top of what it has.
     pub(super) fn quick_worker(&mut self) -> Option<u64> {
         let (_, part) = self.queue.first_key_value()?;
-        let mean = Duration::from_nanos(*self.means.get(&part.job.submission.head.function)?);
+        let mean = Duration::from_nanos(*self.means.get(&part.job.head.function)?);
         let most = PREFETCH.as_nanos() / mean.as_nanos().max(1);
         let most = usize::try_from(most).unwrap_or(usize::MAX).min(LARGEST_LOAD);
         if most == 0 {

@@ -12,7 +12,6 @@
 
 use std::hash::{BuildHasher, Hasher, RandomState};
 use std::os::fd::AsFd;
-use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use executor_core::{Limit, TaskError, WorkerDeath};
@@ -23,6 +22,7 @@ use super::time::Timer;
 use super::{Dispatcher, Ending};
 use crate::job::{Job, Part};
 use crate::shared::Means;
+use crate::sync::Arc;
 use crate::sys::process;
 use crate::worker::{Read, Worker};
 use crate::zygote::Exit;
@@ -70,7 +70,7 @@ impl Dispatcher {
 
     /// Ends whatever is left of a job with this error. What waits ends at once, what runs is answered when its worker has
     /// ended: who reads `TimedOut` may rely on it that nothing goes on.
-    pub(super) fn end_parts(&mut self, job: &Rc<Job>, error: &TaskError) {
+    pub(super) fn end_parts(&mut self, job: &Arc<Job>, error: &TaskError) {
         job.condemn(error);
         let holders: Vec<u64> =
             self.workers.values().filter(|worker| worker.holds(job)).map(|worker| worker.number).collect();
@@ -79,7 +79,7 @@ impl Dispatcher {
             self.revoke(number);
             self.read(number);
             let at_work = self.workers.get(&number).and_then(|worker| {
-                Rc::ptr_eq(&worker.legs.front()?.part.job, job).then(|| worker.at_work_on())?
+                Arc::ptr_eq(&worker.legs.front()?.part.job, job).then(|| worker.at_work_on())?
             });
             if let Some(task) = at_work {
                 self.kill_for(number, task, error.clone());
@@ -91,7 +91,7 @@ impl Dispatcher {
             self.drop_part(&part, error);
         }
         let delayed: Vec<_> =
-            self.delayed.range((job.order, 0)..=(job.order, usize::MAX)).map(|(item, _)| *item).collect();
+            self.delayed.range((job.order(), 0)..=(job.order(), usize::MAX)).map(|(item, _)| *item).collect();
         for (part, _) in delayed.into_iter().filter_map(|item| self.delayed.remove(&item)).collect::<Vec<_>>()
         {
             self.drop_part(&part, error);
@@ -100,8 +100,8 @@ impl Dispatcher {
             // Handed over while the last revocation was on its way to the worker: it can be neither taken back nor be said to
             // run. The answer does not wait for that, but the worker is looked at again.
             self.fail(job, error.clone());
-            self.deadlines.insert(job.order, Rc::clone(job));
-            self.timers.insert((Instant::now() + STUCK, Timer::Deadline { order: job.order }));
+            self.deadlines.insert(job.order(), Arc::clone(job));
+            self.timers.insert((Instant::now() + STUCK, Timer::Deadline { order: job.order() }));
         }
     }
 
@@ -112,7 +112,7 @@ impl Dispatcher {
     fn delay(&mut self, victim: Part, attempt: u32, error: TaskError) {
         let longest = FIRST_PAUSE.saturating_mul(2_u32.saturating_pow(attempt - 1)).min(LONGEST_PAUSE);
         let pause = longest / 2 + (longest / 2).mul_f64(random());
-        let item = (victim.job.order, victim.items.start);
+        let item = (victim.job.order(), victim.items.start);
         self.timers.insert((Instant::now() + pause, Timer::Retry { order: item.0, item: item.1 }));
         self.delayed.insert(item, (victim, error));
     }
@@ -238,8 +238,8 @@ impl Dispatcher {
                 death.attempt = attempt;
                 self.error_of(death, &worker, &victim, &last_words)
             });
-            let may_retry = matches!(self.ending, None | Some(Ending::Finish))
-                && attempt <= victim.job.submission.retries;
+            let may_retry =
+                matches!(self.ending, None | Some(Ending::Finish)) && attempt <= victim.job.retries();
             if matches!(error, TaskError::WorkerDied(_)) && may_retry && victim.job.doom().is_none() {
                 self.delay(victim, attempt, error);
             } else {
@@ -274,7 +274,7 @@ impl Dispatcher {
         victim: &Part,
         last_words: &LastWords,
     ) -> TaskError {
-        let (of_workers, of_call) = (&self.shared.settings, victim.job.submission.limits);
+        let (of_workers, of_call) = (&self.shared.settings, victim.job.limits());
         let cpu_time = [
             of_call.cpu_time.map(|limit| (limit, worker.cpu_time_before().saturating_add(limit))),
             of_workers.cpu_time_limit.map(|limit| (limit, limit)),

@@ -31,7 +31,6 @@ mod time;
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
-use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use executor_core::admission::Refusal;
@@ -93,7 +92,7 @@ pub(crate) struct Dispatcher {
     next_index: usize,
     timers: BTreeSet<(Instant, Timer)>,
     /// Jobs with a deadline, by their order.
-    deadlines: BTreeMap<u64, Rc<Job>>,
+    deadlines: BTreeMap<u64, Arc<Job>>,
     /// Whether the pool was made smaller, and there may be more workers than it now has places for.
     may_be_too_many: bool,
     /// How long a task of each function takes, by a moving mean, in nanoseconds.
@@ -258,15 +257,15 @@ impl Dispatcher {
 
     /// Deals with what is in the inbox; says whether there was anything.
     fn take_mail(&mut self) -> bool {
-        let Mail { submissions, commands } = self.shared.collect();
-        let had_mail = !submissions.is_empty() || !commands.is_empty();
-        for submission in submissions {
+        let Mail { jobs, commands } = self.shared.collect();
+        let had_mail = !jobs.is_empty() || !commands.is_empty();
+        for job in jobs {
             let order = self.next_order;
             self.next_order += 1;
-            let job = Job::new(submission, order);
-            if let Some(deadline) = job.submission.deadline {
+            job.set_order(order);
+            if let Some(deadline) = job.deadline() {
                 self.timers.insert((deadline, Timer::Deadline { order }));
-                self.deadlines.insert(order, Rc::clone(&job));
+                self.deadlines.insert(order, Arc::clone(&job));
             }
             self.enqueue(Part::whole(job));
         }
@@ -340,7 +339,7 @@ impl Dispatcher {
     fn abort(&mut self, id: usize) {
         let waiting = self.queue.values().chain(self.delayed.values().map(|(part, _)| part));
         let held = self.workers.values().flat_map(|worker| worker.legs.iter().map(|leg| &leg.part));
-        let job = waiting.chain(held).find(|part| part.job.id() == id).map(|part| Rc::clone(&part.job));
+        let job = waiting.chain(held).find(|part| part.job.id() == id).map(|part| Arc::clone(&part.job));
         if let Some(job) = job {
             self.end_parts(&job, &TaskError::Cancelled);
         }

@@ -10,7 +10,6 @@
 //!
 //! Nothing is taken on trust: a frame that is unknown, too long, or out of turn costs its worker.
 
-use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use executor_core::TaskError;
@@ -18,8 +17,9 @@ use executor_core::TaskError;
 use super::Dispatcher;
 use super::time::Timer;
 use crate::attach;
-use crate::job::{Finished, Part, read_answer};
+use crate::job::{Answered, Finished, Part, read_answer};
 use crate::ring::{Record, Records, low};
+use crate::sync::Arc;
 use crate::wire::{Garbage, HEADER, Header, Kind, Status};
 use crate::worker::Read;
 use crate::worker_main::WORN;
@@ -145,21 +145,22 @@ impl Dispatcher {
             if low(first) != record.number {
                 return Ok(());
             }
-            let (job, items) = (Rc::clone(&leg.part.job), leg.part.items.clone());
+            let (job, items) = (Arc::clone(&leg.part.job), leg.part.items.clone());
             let verdict = worker.overrule(first);
             let most = if verdict.is_some() { 1 } else { begun.min(items.len() as u64) };
             let mut records = Records::new(&bytes[*used..], first, most);
-            if job.start() {
-                self.shared.counters.started();
-            }
-            let finished = match verdict {
+            let Answered { has_started, finished } = match verdict {
                 None => job.answer_all(items.start, &mut records),
                 // Its time was up before it answered.
                 Some(error) => {
                     records.by_ref().for_each(drop);
-                    job.answer(items.start, Err(error), Duration::from_nanos(records.time))
+                    let took = Duration::from_nanos(records.time);
+                    Answered { has_started: job.start(), finished: job.answer(items.start, Err(error), took) }
                 }
             };
+            if has_started {
+                self.shared.counters.started();
+            }
             let Records { count, time, is_garbage, used: read, .. } = records;
             *used += read;
             worker.advance(usize::try_from(count).unwrap_or(usize::MAX));
@@ -167,7 +168,7 @@ impl Dispatcher {
                 self.timers.remove(&(end, Timer::TimeOut { worker: number, number: first }));
             }
             if time > 0 {
-                self.learn(job.submission.head.function, time / count.max(1));
+                self.learn(job.head.function, time / count.max(1));
             }
             if let Some(finished) = finished {
                 self.finish(finished);
@@ -252,7 +253,7 @@ impl Dispatcher {
                     self.timers.remove(&(end, Timer::TimeOut { worker: number, number: header.number }));
                 }
                 if header.time > 0 {
-                    self.learn(part.job.submission.head.function, header.time);
+                    self.learn(part.job.head.function, header.time);
                 }
                 let time = Duration::from_nanos(header.time);
                 self.go_on(number);
