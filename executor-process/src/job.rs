@@ -3,6 +3,7 @@
 //! A `submit` is a job of one item, a chunk of a `map` one of many. The dispatcher hands a job out in [`Part`]s, ranges of
 //! its items, which may be split, taken back and handed out again; each item is answered exactly once.
 
+use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::ops::Range;
 use std::os::fd::OwnedFd;
@@ -27,10 +28,7 @@ use executor_core::codec;
 /// runs under it where a result is decoded and a future completed, cannot come back to it.
 pub(crate) struct Job<C: ?Sized = dyn Completion> {
     pub(crate) head: CallHead,
-    /// Every argument behind its length, as they travel.
-    arguments: Vec<u8>,
-    /// Where in `arguments` each item ends.
-    ends: Ends,
+    arguments: Encoded,
     extras: Option<Box<Extras>>,
     order: AtomicU64,
     state: Mutex<State<C>>,
@@ -127,7 +125,8 @@ where
     R: Payload,
 {
     let (promise, future) = Promise::of_pool(pool, options.label.clone());
-    let mut arguments = Arguments::default();
+    let mut arguments =
+        Arguments { bytes: SCRATCH.try_with(Cell::take).unwrap_or_default(), ..Arguments::default() };
     let encoded = arguments.push(argument, limit);
     let completion = One { promise: Some(promise), outcome: None };
     let job = job(call, arguments, options, limit, completion, encoded.err());
@@ -185,6 +184,7 @@ where
     R: Payload,
 {
     let Arguments { bytes, ends, mut segments, descriptors } = arguments;
+    let arguments = Encoded::new(bytes, ends);
     let named = problem.map_or_else(
         || call::name_of(call).and_then(|name| Ok((name, context_of(call, name, limit, &mut segments)?))),
         Err,
@@ -220,8 +220,7 @@ where
     };
     Some(Arc::new(Job {
         head,
-        arguments: bytes,
-        ends,
+        arguments,
         extras: has_extras.then(|| Box::new(extras())),
         order: AtomicU64::new(0),
         state: Mutex::new(State {
@@ -295,9 +294,6 @@ struct Arguments {
 
 impl Arguments {
     fn push<A: Payload>(&mut self, argument: A, limit: u64) -> Result<(), TaskError> {
-        if self.bytes.capacity() == 0 {
-            self.bytes.reserve(SMALL);
-        }
         let start = self.bytes.len();
         self.bytes.extend_from_slice(&[0; size_of::<u64>()]);
         let (encoded, attachments) = if codec::is_number::<A>() {
@@ -328,8 +324,53 @@ impl Arguments {
     }
 }
 
-/// Room for a small argument behind its length, in bytes.
-const SMALL: usize = 32;
+/// What was encoded of the arguments of a job: each behind its length, as they travel.
+enum Encoded {
+    /// Those of most jobs: of one item, in place.
+    Short {
+        length: u8,
+        bytes: [u8; SHORT],
+    },
+    Long(Box<(Vec<u8>, Ends)>),
+}
+
+/// The longest argument behind its length that is kept in place, in bytes.
+const SHORT: usize = 30;
+
+thread_local! {
+    /// Where short arguments are encoded, so that they need no memory of their own.
+    static SCRATCH: Cell<Vec<u8>> = const { Cell::new(Vec::new()) };
+}
+
+impl Encoded {
+    fn new(mut bytes: Vec<u8>, ends: Ends) -> Self {
+        match u8::try_from(bytes.len()) {
+            Ok(length) if ends.len() == 1 && bytes.len() <= SHORT => {
+                let mut short = [0; SHORT];
+                short[..bytes.len()].copy_from_slice(&bytes);
+                bytes.clear();
+                let _ = SCRATCH.try_with(|scratch| scratch.set(bytes));
+                Self::Short { length, bytes: short }
+            }
+            _ => Self::Long(Box::new((bytes, ends))),
+        }
+    }
+
+    fn items(&self) -> usize {
+        match self {
+            Self::Short { .. } => 1,
+            Self::Long(long) => long.1.len(),
+        }
+    }
+
+    fn of(&self, items: &Range<usize>) -> &[u8] {
+        match self {
+            Self::Short { length, bytes } if items.len() == 1 => &bytes[..usize::from(*length)],
+            Self::Short { .. } => &[],
+            Self::Long(long) => &long.0[long.1.after(items.start)..long.1.after(items.end)],
+        }
+    }
+}
 
 /// Where the arguments end, the first one in place: most jobs have no other.
 #[derive(Default)]
@@ -390,12 +431,12 @@ impl Job {
     }
 
     pub(crate) fn items(&self) -> usize {
-        self.ends.len()
+        self.arguments.items()
     }
 
     /// The encoded arguments of a range of items, each behind its length.
     pub(crate) fn arguments(&self, items: &Range<usize>) -> &[u8] {
-        &self.arguments[self.ends.after(items.start)..self.ends.after(items.end)]
+        self.arguments.of(items)
     }
 
     pub(crate) fn context(&self) -> Option<&EncodedContext> {
@@ -436,9 +477,17 @@ impl Job {
         self.extras.as_ref()?.label.as_deref()
     }
 
-    /// Whether its future was cancelled, or ended by a deadline.
-    pub(crate) fn is_over(&self) -> bool {
-        self.state.lock().is_over()
+    /// Whether it is still wanted. If not, why no more of it is to be handed out; none if its future was cancelled, or ended
+    /// before.
+    pub(crate) fn wanted(&self) -> Result<(), Option<TaskError>> {
+        let state = self.state.lock();
+        if state.is_over() {
+            return Err(None);
+        }
+        match state.trouble.as_ref().and_then(|trouble| trouble.doom.clone()) {
+            None => Ok(()),
+            doom => Err(doom),
+        }
     }
 
     /// It is about to be handed to a worker: from here it cannot be cancelled.

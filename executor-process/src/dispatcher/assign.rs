@@ -32,31 +32,24 @@ const PREFETCH_CANDIDATES: usize = 64;
 /// longer keeps it from idle workers.
 pub(super) const STUCK: Duration = Duration::from_millis(1);
 
-/// Where a job's part from this item on stands in the queue: higher priority first, then first come first served.
-pub(super) fn place(job: &Job, item: usize) -> (i64, u64, usize) {
-    (-i64::from(job.priority()), job.order(), item)
-}
-
 impl Dispatcher {
     // --- the queue ---
 
     pub(super) fn enqueue(&mut self, part: Part) {
-        let job = &part.job;
-        if job.is_over() {
-            return self.leave_queue(job);
+        let doom = match part.job.wanted() {
+            Ok(()) => None,
+            Err(None) => return self.leave_queue(&part.job),
+            Err(doom) => doom,
+        };
+        let error = match &self.ending {
+            Some(Ending::Cancel) => Some(TaskError::Cancelled),
+            Some(Ending::Broken(reason)) => Some(TaskError::Broken(reason.clone())),
+            Some(Ending::Finish) | None => doom,
+        };
+        match error {
+            Some(error) => self.drop_part(&part, &error),
+            None => self.queue.insert(part),
         }
-        match &self.ending {
-            Some(Ending::Cancel) => return self.drop_part(&part, &TaskError::Cancelled),
-            Some(Ending::Broken(reason)) => {
-                let error = TaskError::Broken(reason.clone());
-                return self.drop_part(&part, &error);
-            }
-            Some(Ending::Finish) | None => {}
-        }
-        if let Some(error) = job.doom() {
-            return self.drop_part(&part, &error);
-        }
-        self.queue.insert(place(job, part.items.start), part);
     }
 
     /// Takes back parts that have not begun.
@@ -112,15 +105,32 @@ impl Dispatcher {
 
     pub(super) fn assign(&mut self) {
         while !self.queue.is_empty() {
-            let worker = self.idle.pop().or_else(|| self.start_worker()).or_else(|| self.quick_worker());
-            let Some(worker) = worker else { break };
-            self.hand_over(worker);
+            if let Some(worker) = self.idle.pop().or_else(|| self.start_worker()) {
+                self.hand_over(worker);
+            } else if !self.prefetch() {
+                break;
+            }
         }
+    }
+
+    /// Hands a busy worker some of what waits, on top of what it has; false if that is for nobody.
+    fn prefetch(&mut self) -> bool {
+        let Some((number, most)) = self.quick_worker() else { return false };
+        let Some(function) = self.queue.first().map(|part| part.job.head.function) else { return false };
+        // A fair share, so that the last ones reach every worker.
+        for _ in 0..(self.queue.rank_len() / self.workers.len()).max(1) {
+            self.hand_over(number);
+            let is_next = self.queue.first().is_some_and(|part| part.job.head.function == function);
+            if !is_next || !self.workers.get(&number).is_some_and(|worker| self.has_room(worker, most)) {
+                break;
+            }
+        }
+        true
     }
 
     /// Hands the next part over; if there is none after all, the worker is idle.
     pub(super) fn hand_over(&mut self, number: u64) {
-        while let Some((_, mut part)) = self.queue.pop_first() {
+        while let Some(mut part) = self.queue.pop_first() {
             let job = Arc::clone(&part.job);
             let Reserved { is_granted, left_queue } = job.reserve();
             if left_queue {
@@ -198,9 +208,9 @@ impl Dispatcher {
         }
     }
 
-    /// A busy worker that may be given the next part on top of what it has.
-    pub(super) fn quick_worker(&mut self) -> Option<u64> {
-        let (_, part) = self.queue.first_key_value()?;
+    /// A busy worker that may be given the next part on top of what it has, and how many tasks it may hold.
+    fn quick_worker(&mut self) -> Option<(u64, usize)> {
+        let part = self.queue.first()?;
         let mean = Duration::from_nanos(*self.means.get(&part.job.head.function)?);
         let most = PREFETCH.as_nanos() / mean.as_nanos().max(1);
         let most = usize::try_from(most).unwrap_or(usize::MAX).min(LARGEST_LOAD);
@@ -214,15 +224,18 @@ impl Dispatcher {
             .chain(self.workers.range(..from))
             .take(PREFETCH_CANDIDATES)
             .find(|(_, worker)| {
-                worker.is_ready
-                    && worker.load > 0
-                    && worker.load <= most
+                worker.load > 0
+                    && self.has_room(worker, most)
                     && worker.busy_since.is_none_or(|since| since.elapsed() < STUCK)
-                    && self.takes_more(worker)
             })
             .map(|(number, _)| *number)?;
         self.prefetch_from = found + 1;
-        Some(found)
+        Some((found, most))
+    }
+
+    /// Whether a worker that may hold so many tasks beyond the one it is at takes another one.
+    fn has_room(&self, worker: &Worker, most: usize) -> bool {
+        worker.is_ready && worker.load <= most && self.takes_more(worker)
     }
 
     pub(super) fn takes_more(&self, worker: &Worker) -> bool {

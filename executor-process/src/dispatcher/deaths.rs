@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 
 use executor_core::{Limit, TaskError, WorkerDeath};
 
-use super::assign::{STUCK, place};
+use super::assign::STUCK;
 use super::stderr::LastWords;
 use super::time::Timer;
 use super::{Dispatcher, Ending};
@@ -85,9 +85,7 @@ impl Dispatcher {
                 self.kill_for(number, task, error.clone());
             }
         }
-        let waiting: Vec<_> =
-            self.queue.range(place(job, 0)..=place(job, usize::MAX)).map(|(place, _)| *place).collect();
-        for part in waiting.into_iter().filter_map(|place| self.queue.remove(&place)).collect::<Vec<_>>() {
+        for part in self.queue.take_job(job) {
             self.drop_part(&part, error);
         }
         let delayed: Vec<_> =

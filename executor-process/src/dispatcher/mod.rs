@@ -14,7 +14,8 @@
 //! | file | what it does |
 //! |---|---|
 //! | this one | the loop, what handles ask for, the end |
-//! | [`assign`] | the queue, and who gets what |
+//! | [`queue`] | the parts that wait |
+//! | [`assign`] | who gets what |
 //! | [`replies`] | what workers say |
 //! | [`starts`] | starting workers, what the fork server says |
 //! | [`deaths`] | taking tasks back, killing, settling what dead workers leave |
@@ -23,6 +24,7 @@
 
 mod assign;
 mod deaths;
+mod queue;
 mod replies;
 mod starts;
 mod stderr;
@@ -36,6 +38,7 @@ use std::time::{Duration, Instant};
 use executor_core::admission::Refusal;
 use executor_core::{TaskError, host, panic_report};
 
+use self::queue::Queue;
 use self::stderr::Stderr;
 use self::time::Timer;
 use crate::job::{Job, Part};
@@ -64,8 +67,7 @@ pub(crate) struct Dispatcher {
     workers: BTreeMap<u64, Worker>,
     stderr: Stderr,
     memory_kills: MemoryKills,
-    /// Higher priority first, then first come first served: parts that come back take their old place.
-    queue: BTreeMap<(i64, u64, usize), Part>,
+    queue: Queue,
     /// Items whose worker died, and which are tried again later, by their job's order: with what it died of.
     delayed: BTreeMap<(u64, usize), (Part, TaskError)>,
     /// Workers with nothing to do, the one that was busy last on top.
@@ -128,7 +130,7 @@ impl Dispatcher {
             workers: BTreeMap::new(),
             stderr,
             memory_kills: MemoryKills::watch(),
-            queue: BTreeMap::new(),
+            queue: Queue::default(),
             delayed: BTreeMap::new(),
             idle: Vec::new(),
             unsent: BTreeSet::new(),
@@ -300,7 +302,7 @@ impl Dispatcher {
         if !matches!(self.ending, Some(Ending::Broken(_))) {
             self.ending = Some(Ending::Cancel);
         }
-        for part in std::mem::take(&mut self.queue).into_values() {
+        for part in self.queue.take_all() {
             self.enqueue(part); // which cancels it now
         }
         self.end_retries();
@@ -337,7 +339,7 @@ impl Dispatcher {
 
     /// Ends the running job with this id; one that waits is cancelled.
     fn abort(&mut self, id: usize) {
-        let waiting = self.queue.values().chain(self.delayed.values().map(|(part, _)| part));
+        let waiting = self.queue.iter().chain(self.delayed.values().map(|(part, _)| part));
         let held = self.workers.values().flat_map(|worker| worker.legs.iter().map(|leg| &leg.part));
         let job = waiting.chain(held).find(|part| part.job.id() == id).map(|part| Arc::clone(&part.job));
         if let Some(job) = job {
@@ -367,7 +369,7 @@ impl Dispatcher {
     }
 
     fn fail_everything(&mut self, error: &TaskError) {
-        let mut parts: Vec<Part> = std::mem::take(&mut self.queue).into_values().collect();
+        let mut parts: Vec<Part> = self.queue.take_all().collect();
         // What has begun may finish.
         parts.extend(self.workers.values_mut().flat_map(Worker::revoke));
         parts.extend(std::mem::take(&mut self.delayed).into_values().map(|(part, _)| part));
