@@ -356,6 +356,12 @@ pub(crate) fn wait_for<T>(cell: &Handle<T>, timeout: Option<Duration>) -> Result
     // A time-out so far away that it has no instant is none.
     let deadline = timeout.and_then(|timeout| Instant::now().checked_add(timeout));
     let Some(host) = host::current() else {
+        if cell.is_attended() {
+            owner::attend(cell.pool(), cell.id(), timeout);
+            if cell.is_finished() {
+                return Ok(true);
+            }
+        }
         return Ok(look_for_end(cell, timeout) || park_until(cell, deadline));
     };
     // With a time limit the task is not run here: it might take longer.
@@ -575,6 +581,19 @@ impl<T> Promise<T> {
     /// ```
     pub fn unreserve(&self) {
         self.cell.unreserve();
+    }
+
+    /// Says that the pool's [`Owner`](crate::owner::Owner) sees to this task if it is told that a thread waits for it:
+    /// [`Owner::attend`](crate::owner::Owner::attend). To be said before the future is given away.
+    ///
+    /// ```
+    /// let (promise, future) = executor_core::Promise::new();
+    /// promise.attend(); // no owner is told anything of a promise without a pool
+    /// promise.complete(Ok(1));
+    /// assert_eq!(future.result().unwrap(), 1);
+    /// ```
+    pub fn attend(&self) {
+        self.cell.attend();
     }
 
     /// Completes the future; does nothing if it was cancelled.

@@ -5,6 +5,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Weak;
+use std::time::Duration;
 
 use crate::fork::{GENERATIONS, PerProcess, PoolId};
 use crate::panic_report::{self, PanicReport};
@@ -18,6 +19,13 @@ pub trait Owner: Send + Sync {
 
     /// Ends the running task with this id, if the pool can; says whether it will.
     fn abort(&self, task: usize) -> bool;
+
+    /// A thread that is no worker is about to wait for this task, for at most `limit`, as the first to want to know of its
+    /// end, and lets the pool do first what it can do for it. That may take a while, and must not call the user's code but
+    /// to complete this very task. Asked only for tasks with [`Promise::attend`](crate::Promise::attend).
+    fn attend(&self, task: usize, limit: Option<Duration>) {
+        let _ = (task, limit);
+    }
 
     /// A panic that no future will ever show: in a callback, or in a task whose future was dropped.
     fn report_panic(&self, report: &PanicReport);
@@ -52,6 +60,12 @@ pub(crate) fn cancelled(pool: PoolId) {
 
 pub(crate) fn abort(pool: PoolId, task: usize) -> bool {
     find(pool).is_some_and(|owner| owner.abort(task))
+}
+
+pub(crate) fn attend(pool: PoolId, task: usize, limit: Option<Duration>) {
+    if let Some(owner) = find(pool) {
+        owner.attend(task, limit);
+    }
 }
 
 pub(crate) fn report_panic(pool: PoolId, report: &PanicReport) {

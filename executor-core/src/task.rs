@@ -71,8 +71,8 @@ mod store;
 mod word;
 
 use word::{
-    ABORTED, BOUND, CANCEL_ON_DROP, CANCELLED, DETACHED, Ended, FINISHED, PENDING, POLLED, RESERVED, RUNNING,
-    SET, SETTLING, TAKEN, TIMED, Word,
+    ABORTED, ATTENDED, BOUND, CANCEL_ON_DROP, CANCELLED, DETACHED, Ended, FINISHED, PENDING, POLLED, RESERVED, RUNNING,
+    SET, SETTLING, TAKEN, TIMED, WAITERS, Word,
 };
 
 /// What a task ends in.
@@ -779,6 +779,17 @@ impl<T> Handle<T> {
     /// It is of a future that a pool polls.
     pub(crate) fn polled(&self) {
         self.header().word.flag(POLLED);
+    }
+
+    /// Its owner is to be told if somebody waits.
+    pub(crate) fn attend(&self) {
+        self.header().word.flag(ATTENDED);
+    }
+
+    /// Whether its owner is to be told that somebody waits, who is the first to want to know of its end.
+    pub(crate) fn is_attended(&self) -> bool {
+        let state = self.header().word.glance();
+        state.has(ATTENDED) && !state.has(WAITERS)
     }
 
     /// Sets the cancel token.

@@ -8,7 +8,7 @@ use executor_core::fork::PoolId;
 use executor_core::{BuildError, InitOutcome, TaskError, owner};
 
 use crate::call;
-use crate::dispatcher::Dispatcher;
+use crate::dispatcher::Front;
 use crate::pool::ProcessPoolExecutor;
 use crate::shared::{Settings, Shared};
 use crate::sync::{Arc, AtomicUsize, Ordering};
@@ -460,26 +460,16 @@ impl ProcessPoolBuilder {
         let zygote = Zygote::start(&settings.zygote).map_err(BuildError::startup)?;
         let doorbell = Doorbell::new().map_err(|error| BuildError::system("make an eventfd", error))?;
         let shared = Arc::new(Shared::new(id, settings, self.queue_capacity, doorbell));
-        let (for_dispatcher, for_owner) = (Arc::clone(&shared), Arc::downgrade(&shared));
-        let (ready, is_ready) = std::sync::mpsc::channel();
+        let front = Front::new(Arc::clone(&shared), zygote);
+        let front = Arc::new(front.map_err(|error| BuildError::system("make an epoll", error))?);
+        let (for_dispatcher, for_owner) = (Arc::clone(&front), Arc::downgrade(&front));
         let dispatcher = std::thread::Builder::new()
             .name(format!("{prefix}-dispatcher"))
-            .spawn(move || match Dispatcher::new(for_dispatcher, zygote) {
-                Ok(dispatcher) => {
-                    drop(ready.send(Ok(())));
-                    dispatcher.run();
-                }
-                Err(error) => drop(ready.send(Err(error))),
-            })
+            .spawn(move || for_dispatcher.run())
             .map_err(|error| BuildError::system("start the dispatcher's thread", error))?;
-        match is_ready.recv() {
-            Ok(Ok(())) => {}
-            Ok(Err(error)) => return Err(BuildError::system("make an epoll", error)),
-            Err(_) => return Err(BuildError::startup("the dispatcher ended before it began")),
-        }
         shared.keep_dispatcher(dispatcher);
         owner::register(id, for_owner);
-        Ok(ProcessPoolExecutor::new_handle(shared))
+        Ok(ProcessPoolExecutor::new_handle(front))
     }
 }
 

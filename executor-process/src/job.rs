@@ -87,6 +87,7 @@ impl EncodedContext {
 pub(crate) trait Completion: Send {
     /// The task's id; 0 when the future is over.
     fn id(&self) -> usize;
+    fn attend(&self);
     fn reserve(&self) -> bool;
     fn unreserve(&self);
     fn set_running(&self);
@@ -430,6 +431,16 @@ impl Job {
         self.state.lock().completion.id()
     }
 
+    /// Whether it is one call that no clock looks after.
+    pub(crate) fn is_simple(&self) -> bool {
+        self.items() == 1 && self.timeout().is_none() && self.deadline().is_none()
+    }
+
+    /// Who waits for it is to ask the pool first.
+    pub(crate) fn attend(&self) {
+        self.state.lock().completion.attend();
+    }
+
     pub(crate) fn items(&self) -> usize {
         self.arguments.items()
     }
@@ -749,6 +760,12 @@ macro_rules! by_promise {
     () => {
         fn id(&self) -> usize {
             self.promise.as_ref().map_or(0, Promise::id)
+        }
+
+        fn attend(&self) {
+            if let Some(promise) = &self.promise {
+                promise.attend();
+            }
         }
 
         fn reserve(&self) -> bool {

@@ -10,6 +10,7 @@ use executor_core::{
 };
 
 use crate::builder::{ProcessPoolBuilder, check_max_workers};
+use crate::dispatcher::Front;
 use crate::job::{self, Prepared};
 use crate::shared::{Command, Means, Shared};
 use crate::sync::{Arc, Ordering};
@@ -50,20 +51,21 @@ pub struct ProcessPoolExecutor {
     handle: Arc<Handle>,
 }
 
-/// What all handles share; the dispatcher holds the pool alone, so it keeps none alive.
+/// What all handles share; the dispatcher's thread holds the front alone, so it keeps none alive.
 struct Handle {
-    shared: Arc<Shared>,
+    front: Arc<Front>,
 }
 
 impl Drop for Handle {
     fn drop(&mut self) {
-        if self.shared.id.is_inherited() {
+        let shared = &self.front.shared;
+        if shared.id.is_inherited() {
             // Its dispatcher is not in this process, its locks may be held: leave it all as it is.
-            std::mem::forget(Arc::clone(&self.shared));
+            std::mem::forget(Arc::clone(&self.front));
             return;
         }
         let how = if std::thread::panicking() { Shutdown::Cancel } else { Shutdown::Finish };
-        self.shared.shutdown(how);
+        shared.shutdown(how);
     }
 }
 
@@ -110,12 +112,12 @@ impl ProcessPoolExecutor {
         ProcessPoolBuilder::new()
     }
 
-    pub(crate) fn new_handle(shared: Arc<Shared>) -> Self {
-        Self { handle: Arc::new(Handle { shared }) }
+    pub(crate) fn new_handle(front: Arc<Front>) -> Self {
+        Self { handle: Arc::new(Handle { front }) }
     }
 
     fn shared(&self) -> &Arc<Shared> {
-        &self.handle.shared
+        &self.handle.front.shared
     }
 
     /// Runs `f(arg)` in a worker. Never panics and never fails here: a refused task is a future that holds the reason.
@@ -324,7 +326,7 @@ impl ProcessPoolExecutor {
     /// Sends what was admitted and encoded.
     fn send<T>(&self, prepared: Prepared<T>) -> TaskFuture<T> {
         match prepared.job {
-            Some(job) => self.shared().submit(job),
+            Some(job) => self.handle.front.submit(job),
             None => self.shared().capacity.give_back(),
         }
         prepared.future

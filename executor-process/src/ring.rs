@@ -4,7 +4,7 @@
 //! ```text
 //!   COMMITTED   words the worker has written, ever              written by the worker
 //!   TAKEN       words the parent has copied out, ever           written by the parent
-//!   BELL        1: ring when there is something                 set by the parent, taken by the worker
+//!   BELL        FRAME, WAITER: ring when there is something     set by the parent, taken by the worker
 //!   ring        RING_WORDS words; word n of the stream is at n modulo RING_WORDS
 //!
 //!   record      a head word { number of the task: 32 bits · TIMED: 1 bit · length of the body: 31 bits }
@@ -19,10 +19,15 @@
 //!   between is in the socket.
 //! * The **parent** sets BELL, looks at COMMITTED once more, and sleeps. The **worker** commits, and later takes BELL; if
 //!   it was set, it sends a `Bell` through the socket. Both have a full fence in between, so one of them sees the other.
+//! * A thread of the parent that waits for the one result to come may turn BELL from FRAME to WAITER, and sleep on it as long
+//!   as it is that: the worker that takes it wakes whoever does. It turns it back, by a compare-and-swap, before it sleeps on
+//!   something else; so does the worker when it answers by the socket, of which nobody is told who sleeps there.
 //! * Hostile bytes: the parent copies words out and looks at nothing but the copy. It believes COMMITTED only within the
 //!   ring's size ahead of its own count, and a length only within what it has copied.
 
-use crate::sync::{AtomicU64, Ordering, fence};
+use std::time::{Duration, Instant};
+
+use crate::sync::{Arc, AtomicU64, Ordering, fence};
 use crate::sys::memory::{RING_WORDS, SharedPage};
 use crate::wire::Garbage;
 
@@ -32,7 +37,11 @@ pub(crate) const LONGEST: usize = 8 * 1024;
 /// Where the control words are; each is written by another side, so each has a cache line.
 const COMMITTED: usize = 64;
 const TAKEN: usize = 128;
-const BELL: usize = 192;
+pub(crate) const BELL: usize = 192;
+
+/// Values of BELL: the worker rings by a frame, or wakes who sleeps on it. 0: it does nothing.
+const FRAME: u64 = 1;
+const WAITER: u32 = 2;
 
 const TIMED: u64 = 1 << 31;
 const WORD: usize = size_of::<u64>();
@@ -55,6 +64,13 @@ impl<'a> Ring<'a> {
             bell: page.word(BELL),
             words: page.ring_words(),
         }
+    }
+
+    /// Lets nobody sleep on BELL any more; says whether somebody may have done so.
+    pub(crate) fn turn_bell_back(&self) -> bool {
+        // ORDERING: relaxed: the word carries no data; the futex orders the wake after it.
+        self.bell.load(Ordering::Relaxed) == u64::from(WAITER)
+            && self.bell.compare_exchange(u64::from(WAITER), FRAME, Ordering::AcqRel, Ordering::Relaxed).is_ok()
     }
 
     fn word(&self, position: u64) -> &AtomicU64 {
@@ -111,15 +127,60 @@ impl Writer {
         self.position.wrapping_sub(ring.taken.load(Ordering::Relaxed)) > RING_WORDS as u64 / 2
     }
 
-    /// The parent is to know of what is committed. Says whether it must be woken.
-    pub(crate) fn announce(&mut self, ring: Ring<'_>) -> bool {
+    /// The parent is to know of what is committed. Says who must be woken.
+    pub(crate) fn announce(&mut self, ring: Ring<'_>) -> Option<Told> {
         if !std::mem::take(&mut self.owes_bell) {
-            return false;
+            return None;
         }
         // ORDERING: the fences, here and in `Reader::arm`: of the worker's commit and its look at BELL, and the parent's
         // BELL and its look at COMMITTED, not both looks can come first.
         fence(Ordering::SeqCst);
-        ring.bell.load(Ordering::Relaxed) != 0 && ring.bell.swap(0, Ordering::Relaxed) != 0
+        if ring.bell.load(Ordering::Relaxed) == 0 {
+            return None;
+        }
+        match ring.bell.swap(0, Ordering::Relaxed) {
+            0 => None,
+            FRAME => Some(Told::Dispatcher),
+            _ => Some(Told::Waiter),
+        }
+    }
+}
+
+/// Whom the worker tells of results.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Told {
+    /// By a frame.
+    Dispatcher,
+    /// By waking it.
+    Waiter,
+}
+
+/// A bell that was turned to a thread that waits.
+#[derive(Debug)]
+pub(crate) struct Bell(Arc<SharedPage>);
+
+impl Bell {
+    /// Turns a bell that is set; none if it has rung.
+    pub(crate) fn turn(page: &Arc<SharedPage>) -> Option<Self> {
+        let bell = Ring::of(page).bell;
+        // ORDERING: relaxed: the word carries no data. Whoever takes it next finds either value.
+        let turned = bell.compare_exchange(FRAME, u64::from(WAITER), Ordering::Relaxed, Ordering::Relaxed);
+        turned.is_ok().then(|| Self(Arc::clone(page)))
+    }
+
+    /// Sleeps until it rings, or turns it back after `patience`; says which.
+    pub(crate) fn wait(self, patience: Duration) -> bool {
+        let start = Instant::now();
+        loop {
+            self.0.sleep_while(BELL, WAITER, patience.saturating_sub(start.elapsed()));
+            // ORDERING: acquire, so that what was committed before it rang is seen.
+            if Ring::of(&self.0).bell.load(Ordering::Acquire) != u64::from(WAITER) {
+                return true;
+            }
+            if start.elapsed() >= patience {
+                return !Ring::of(&self.0).turn_bell_back();
+            }
+        }
     }
 }
 
@@ -140,6 +201,13 @@ pub(crate) struct Record<'a> {
     pub(crate) body: &'a [u8],
     /// What it takes in the copy.
     size: usize,
+}
+
+impl Record<'_> {
+    /// Whether it answers this task, and is all of so many bytes.
+    pub(crate) const fn is_all(&self, number: u32, bytes: usize) -> bool {
+        self.number == number && self.size == bytes
+    }
 }
 
 impl Reader {
@@ -196,7 +264,7 @@ impl Reader {
 
     /// The parent is about to sleep: it wants to be woken. Says whether it need not, since there is something.
     pub(crate) fn arm(&self, ring: Ring<'_>) -> bool {
-        ring.bell.store(1, Ordering::Relaxed);
+        ring.bell.store(FRAME, Ordering::Relaxed);
         // ORDERING: see `Writer::announce`.
         fence(Ordering::SeqCst);
         self.has_more(ring)
@@ -335,15 +403,41 @@ mod tests {
         let ring = Ring::of(&page);
         let (mut writer, mut reader) = (Writer::default(), Reader::default());
         assert!(!reader.arm(ring));
-        assert!(!writer.announce(ring), "nothing to tell");
+        assert_eq!(writer.announce(ring), None, "nothing to tell");
         assert!(writer.commit(ring, 1, None, b"a"));
-        assert!(writer.announce(ring));
-        assert!(!writer.announce(ring));
+        assert_eq!(writer.announce(ring), Some(Told::Dispatcher));
+        assert_eq!(writer.announce(ring), None);
         assert!(writer.commit(ring, 2, None, b"b"));
-        assert!(!writer.announce(ring), "not set again");
+        assert_eq!(writer.announce(ring), None, "not set again");
         assert!(reader.arm(ring), "there is something");
         assert!(reader.fill(ring).unwrap());
         assert!(!reader.arm(ring));
+    }
+
+    #[test]
+    fn a_bell_that_was_turned_wakes_who_waits_or_is_turned_back() {
+        let (page, _file) = SharedPage::create().unwrap();
+        let page = Arc::new(page);
+        let (mut writer, reader) = (Writer::default(), Reader::default());
+        assert!(Bell::turn(&page).is_none(), "not set");
+        reader.arm(Ring::of(&page));
+        let bell = Bell::turn(&page).unwrap();
+        assert!(!bell.wait(Duration::from_millis(1)), "turned back");
+        let bell = Bell::turn(&page).unwrap();
+        std::thread::scope(|scope| {
+            let waits = scope.spawn(|| bell.wait(Duration::MAX));
+            assert!(writer.commit(Ring::of(&page), 1, None, b"a"));
+            assert_eq!(writer.announce(Ring::of(&page)), Some(Told::Waiter));
+            page.wake(BELL);
+            assert!(waits.join().unwrap());
+        });
+        assert!(Bell::turn(&page).is_none(), "taken");
+        reader.arm(Ring::of(&page));
+        let bell = Bell::turn(&page).unwrap();
+        assert!(Ring::of(&page).turn_bell_back());
+        page.wake(BELL);
+        assert!(bell.wait(Duration::MAX), "by the worker");
+        assert!(Bell::turn(&page).is_some(), "set to frames");
     }
 
     #[test]

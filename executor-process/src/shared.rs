@@ -96,6 +96,8 @@ pub(crate) enum Command {
     Abort(usize),
     /// There may be more workers now, or fewer.
     Resize,
+    /// Look at the results of the worker with this number: nobody has rung for them.
+    Look(u64),
     /// Let the workers drop the shared memory with this id.
     Release(u64),
     /// Tell what the workers are doing.
@@ -182,6 +184,17 @@ impl Shared {
             self.capacity.give_back();
             job.refuse(refusal.into());
         }
+    }
+
+    /// Accepts a job that was admitted and will be handed to a worker at once; false if it must go by the inbox. That the
+    /// dispatcher waits says that nothing is ahead of it there.
+    pub(crate) fn accept_directly(&self) -> bool {
+        let inbox = self.inbox.lock();
+        let is_accepted = inbox.is_asleep && inbox.refusal.is_none();
+        if is_accepted {
+            self.counters.submitted();
+        }
+        is_accepted
     }
 
     /// Sends a command; false if the dispatcher is gone.

@@ -17,7 +17,7 @@ use executor_core::{CallLimits, TaskError, WorkerInfo};
 use crate::attach;
 use crate::gate::Gate;
 use crate::job::{EncodedContext, Job, Part};
-use crate::ring::{Reader, Ring};
+use crate::ring::{Bell, Reader, Ring};
 use crate::share::Segment;
 use crate::sync::{Arc, Ordering};
 use crate::sys::memory::SharedPage;
@@ -38,7 +38,7 @@ pub(crate) struct Worker {
     pub(crate) index: usize,
     pub(crate) name: String,
     socket: OwnedFd,
-    page: SharedPage,
+    page: Arc<SharedPage>,
     pub(crate) process: Option<Process>,
     /// Whether it has said that it is set up.
     pub(crate) is_ready: bool,
@@ -50,6 +50,8 @@ pub(crate) struct Worker {
     pub(crate) is_drained: bool,
     /// What it was handed and has not answered, in order.
     pub(crate) legs: VecDeque<Leg>,
+    /// The id of the task in `legs`, if it was handed over directly.
+    pub(crate) direct: Option<usize>,
     /// How many tasks are in `legs`.
     pub(crate) load: usize,
     next_number: u64,
@@ -137,13 +139,14 @@ impl Worker {
             index,
             name,
             socket,
-            page,
+            page: Arc::new(page),
             process: None,
             is_ready: false,
             is_ending: false,
             is_worn: false,
             is_drained: false,
             legs: VecDeque::new(),
+            direct: None,
             load: 0,
             next_number: 1,
             handed: 0,
@@ -389,6 +392,11 @@ impl Worker {
     pub(crate) fn arm(&mut self) -> bool {
         self.is_armed = true;
         self.results.arm(Ring::of(&self.page))
+    }
+
+    /// Turns the bell that is set to a thread that waits for the task; none if it has rung.
+    pub(crate) fn turn_bell(&self) -> Option<Bell> {
+        Bell::turn(&self.page)
     }
 
     /// The first of its tasks that is not answered, and how many from there on may be by now; none if it has begun none.

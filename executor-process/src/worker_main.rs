@@ -26,7 +26,7 @@ use executor_core::{CallLimits, codec};
 use crate::attach::{self, Attachments};
 use crate::call::{self, Descriptor, Name};
 use crate::gate::Gate;
-use crate::ring::{Ring, Writer};
+use crate::ring::{BELL, Ring, Told, Writer};
 use crate::share::Segment;
 use crate::sync::{Arc, Ordering};
 use crate::sys::limits::{Applied, Limit, Memory, cpu_time};
@@ -425,6 +425,9 @@ impl Worker {
         // The parent looks into the ring before it looks at this.
         self.results.owes_bell = false;
         self.silent_since = None;
+        if Ring::of(&self.page).turn_bell_back() {
+            self.page.wake(BELL); // who waits for this in the ring waits in vain
+        }
         let Outcome { number, status, lap, is_worn } = outcome;
         let time = lap.map_or(0, |lap| lap.nanoseconds);
         let count = if is_worn { WORN } else { 0 };
@@ -434,11 +437,17 @@ impl Worker {
     /// Tells the parent of what is in the ring, if it waits for that.
     fn announce(&mut self) -> Result<(), Broken> {
         self.silent_since = None;
-        if !self.results.announce(Ring::of(&self.page)) {
-            return Ok(());
+        match self.results.announce(Ring::of(&self.page)) {
+            None => Ok(()),
+            Some(Told::Waiter) => {
+                self.page.wake(BELL);
+                Ok(())
+            }
+            Some(Told::Dispatcher) => {
+                let bell = Header::new(Kind::Bell, 0, 0).encode();
+                socket::send_all(self.socket.as_fd(), &bell).map_err(|_| Broken)
+            }
         }
-        let bell = Header::new(Kind::Bell, 0, 0).encode();
-        socket::send_all(self.socket.as_fd(), &bell).map_err(|_| Broken)
     }
 
     /// Sees to it that a context is decoded.

@@ -52,6 +52,9 @@ pub(super) const POLLED: u64 = 1 << 13;
 /// A worker's stack needs it, so it runs: nobody can cancel or refuse it. Never changes.
 pub(super) const BOUND: u64 = 1 << 12;
 
+/// Its owner sees to it if it is told that somebody waits. Set before there is a future to wait for it.
+pub(super) const ATTENDED: u64 = 1 << 14;
+
 const REFERENCE: u64 = 1 << 32;
 /// Two references: that of the queue and that of the future.
 const ALONE: u64 = 2 * REFERENCE;

@@ -1,4 +1,4 @@
-//! The dispatcher: one thread that owns everything a process pool knows.
+//! The dispatcher: everything a process pool knows, and the thread that keeps it.
 //!
 //! ```text
 //!   inbox ──► queue ──hand over──► worker ──reply──► job ──► future
@@ -6,14 +6,16 @@
 //!               └──── taken back ────┘   when it dies, is stuck behind a long task, or the pool shuts down
 //! ```
 //!
-//! It waits in one poll for the inbox's doorbell, the fork server, the workers' sockets and their pidfds, with the next
-//! time limit as time-out. No other thread touches what it owns, so there is no lock here, and no order of locks.
-//! Results are decoded and callbacks run on it (S3); a wait on it for a task of its own pool is an error (see
-//! [`host::serve`]).
+//! The thread waits in one poll for the inbox's doorbell, the fork server, the workers' sockets and their pidfds, with the
+//! next time limit as time-out. Between two waits it holds the lock of it all ([`Front`]). While it waits, a thread that
+//! submits may hand its task to an idle worker, and one that waits for that task may take the result, without it: see
+//! [`direct`]. Every other result is decoded, and its callbacks run, on this thread (S3); a wait on it for a task of its own
+//! pool is an error (see [`host::serve`]). The inbox's lock is taken inside this one, never the other way round.
 //!
 //! | file | what it does |
 //! |---|---|
 //! | this one | the loop, what handles ask for, the end |
+//! | [`direct`] | the way past its thread |
 //! | [`queue`] | the parts that wait |
 //! | [`assign`] | who gets what |
 //! | [`replies`] | what workers say |
@@ -24,6 +26,7 @@
 
 mod assign;
 mod deaths;
+mod direct;
 mod queue;
 mod replies;
 mod starts;
@@ -32,6 +35,7 @@ mod time;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
+use std::ops::ControlFlow;
 use std::os::fd::{AsFd, OwnedFd};
 use std::time::{Duration, Instant};
 
@@ -43,7 +47,7 @@ use self::stderr::Stderr;
 use self::time::Timer;
 use crate::job::{Job, Part};
 use crate::shared::{Command, Mail, Means, Shared};
-use crate::sync::{Arc, Ordering};
+use crate::sync::{Arc, Mutex, Ordering};
 use crate::sys::oom::MemoryKills;
 use crate::sys::poll::{Epoll, Event, EventBuffer, Interest};
 use crate::sys::process;
@@ -60,9 +64,15 @@ const fn tokens(worker: u64) -> [u64; 2] {
     [2 * worker + 2, 2 * worker + 3]
 }
 
-pub(crate) struct Dispatcher {
+/// The dispatcher, for everybody who may come to it; nothing once the pool is over.
+pub(crate) struct Front {
+    pub(crate) shared: Arc<Shared>,
+    dispatcher: Mutex<Option<Dispatcher>>,
+}
+
+struct Dispatcher {
     shared: Arc<Shared>,
-    epoll: Epoll,
+    epoll: Arc<Epoll>,
     zygote: Option<Zygote>,
     workers: BTreeMap<u64, Worker>,
     stderr: Stderr,
@@ -72,6 +82,8 @@ pub(crate) struct Dispatcher {
     delayed: BTreeMap<(u64, usize), (Part, TaskError)>,
     /// Workers with nothing to do, the one that was busy last on top.
     idle: Vec<u64>,
+    /// The workers that were handed a task directly, by its id.
+    direct: BTreeMap<usize, u64>,
     /// Workers with something to send.
     unsent: BTreeSet<u64>,
     /// Workers whose rings are looked at without their ringing.
@@ -116,9 +128,59 @@ enum Ending {
     Broken(Box<str>),
 }
 
-impl Dispatcher {
+impl Front {
     pub(crate) fn new(shared: Arc<Shared>, zygote: Zygote) -> io::Result<Self> {
-        let epoll = Epoll::new()?;
+        let dispatcher = Mutex::new(Some(Dispatcher::new(Arc::clone(&shared), zygote)?));
+        Ok(Self { shared, dispatcher })
+    }
+
+    /// Runs until the pool is over. The dispatcher's thread.
+    pub(crate) fn run(&self) {
+        host::serve(self.shared.id);
+        // Whatever goes wrong in here, nobody shall wait for ever.
+        let served = panic_report::catch(|| self.serve());
+        let dispatcher = self.dispatcher.lock().take();
+        if let Some(mut dispatcher) = dispatcher {
+            if let Err(report) = served {
+                let reason: Box<str> = format!("the dispatcher failed: {report}").into();
+                self.shared.refuse_from_now_on(Refusal::Broken(reason.clone()));
+                panic_report::swallow(|| dispatcher.fail_everything(&TaskError::Broken(reason)));
+            }
+            dispatcher.workers.clear();
+            dispatcher.idle.clear();
+            panic_report::swallow(|| dispatcher.stderr.end());
+            dispatcher.publish_numbers();
+            panic_report::swallow(|| drop(dispatcher));
+        }
+        self.shared.abandon();
+    }
+
+    fn serve(&self) {
+        let mut buffer = EventBuffer::with_capacity(256);
+        let mut ready: Vec<Event> = Vec::new();
+        loop {
+            let mut guard = self.dispatcher.lock();
+            let Some(dispatcher) = guard.as_mut() else { return };
+            let ControlFlow::Continue(time_out) = dispatcher.turn(&ready) else { return };
+            let epoll = Arc::clone(&dispatcher.epoll);
+            drop(guard);
+            ready.clear();
+            match epoll.wait(&mut buffer, time_out) {
+                Ok(events) => ready.extend(events),
+                Err(error) => {
+                    if let Some(dispatcher) = &mut *self.dispatcher.lock() {
+                        dispatcher.break_down(format!("could not wait for events: {error}").into());
+                    }
+                    return;
+                }
+            }
+        }
+    }
+}
+
+impl Dispatcher {
+    fn new(shared: Arc<Shared>, zygote: Zygote) -> io::Result<Self> {
+        let epoll = Arc::new(Epoll::new()?);
         epoll.add(shared.doorbell.as_fd(), Interest::Read, DOORBELL)?;
         epoll.add(zygote.control(), Interest::Read, CONTROL)?;
         let stderr = Stderr::new(shared.settings.zygote.stderr)?;
@@ -133,6 +195,7 @@ impl Dispatcher {
             queue: Queue::default(),
             delayed: BTreeMap::new(),
             idle: Vec::new(),
+            direct: BTreeMap::new(),
             unsent: BTreeSet::new(),
             polled: Vec::new(),
             requested: BTreeSet::new(),
@@ -154,53 +217,29 @@ impl Dispatcher {
         })
     }
 
-    /// Runs until the pool is over. The dispatcher's thread.
-    pub(crate) fn run(mut self) {
-        host::serve(self.shared.id);
-        let shared = Arc::clone(&self.shared);
-        // Whatever goes wrong in here, nobody shall wait for ever.
-        if let Err(report) = panic_report::catch(|| self.serve()) {
-            let reason: Box<str> = format!("the dispatcher failed: {report}").into();
-            shared.refuse_from_now_on(Refusal::Broken(reason.clone()));
-            panic_report::swallow(|| self.fail_everything(&TaskError::Broken(reason)));
+    /// Deals with what was waited for, and whatever else there is; then says how long to wait for more, or that all is over.
+    fn turn(&mut self, ready: &[Event]) -> ControlFlow<(), Option<Duration>> {
+        if ready.iter().any(|event| event.token == STDERR) {
+            self.copy_stderr();
         }
-        self.workers.clear();
-        self.idle.clear();
-        panic_report::swallow(|| self.stderr.end());
+        for event in ready {
+            self.handle_event(*event);
+        }
+        self.fire_timers();
+        let had_mail = self.take_mail();
+        let had_results = self.poll_rings();
+        self.assign();
+        self.send();
+        if !had_mail && !had_results && self.is_over() {
+            return ControlFlow::Break(());
+        }
         self.publish_numbers();
-        panic_report::swallow(|| drop(self));
-        shared.abandon();
-    }
-
-    fn serve(&mut self) {
-        let mut events = EventBuffer::with_capacity(256);
-        loop {
-            let had_mail = self.take_mail();
-            let had_results = self.poll_rings();
-            self.assign();
-            self.send();
-            if !had_mail && !had_results && self.is_over() {
-                return;
-            }
-            self.publish_numbers();
-            let has_more = had_mail || had_results || !self.arm_bells();
-            let time_out = if has_more {
-                Some(Duration::ZERO) // more may have come in meanwhile, and nobody has rung
-            } else {
-                self.timers.first().map(|(at, _)| at.saturating_duration_since(Instant::now()))
-            };
-            let ready: Vec<Event> = match self.epoll.wait(&mut events, time_out) {
-                Ok(ready) => ready.collect(),
-                Err(error) => return self.break_down(format!("could not wait for events: {error}").into()),
-            };
-            if ready.iter().any(|event| event.token == STDERR) {
-                self.copy_stderr();
-            }
-            for event in ready {
-                self.handle_event(event);
-            }
-            self.fire_timers();
-        }
+        let has_more = had_mail || had_results || !self.arm_bells();
+        ControlFlow::Continue(if has_more {
+            Some(Duration::ZERO) // more may have come in meanwhile, and nobody has rung
+        } else {
+            self.timers.first().map(|(at, _)| at.saturating_duration_since(Instant::now()))
+        })
     }
 
     fn publish_numbers(&self) {
@@ -281,6 +320,10 @@ impl Dispatcher {
                 }
                 Command::Abort(id) => self.abort(id),
                 Command::Resize => self.resize(),
+                Command::Look(number) => {
+                    self.polled.push(number);
+                    self.read_ring(number);
+                }
                 Command::Release(segment) => {
                     for (number, worker) in &mut self.workers {
                         if worker.release(segment) {

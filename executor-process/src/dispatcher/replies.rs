@@ -80,7 +80,7 @@ impl Dispatcher {
         may_wait && self.polled.is_empty()
     }
 
-    fn read_ring(&mut self, number: u64) {
+    pub(super) fn read_ring(&mut self, number: u64) {
         match self.take_results(number) {
             Ok(Ring::Clear) => {}
             Ok(Ring::Blocked) => self.read(number),
@@ -181,9 +181,12 @@ impl Dispatcher {
     }
 
     /// A worker has answered something: it is at the next task, or has nothing to do.
-    fn go_on(&mut self, number: u64) {
+    pub(super) fn go_on(&mut self, number: u64) {
         let Some(worker) = self.workers.get_mut(&number) else { return };
         worker.busy_since = None;
+        if let Some(task) = worker.direct.take() {
+            self.direct.remove(&task);
+        }
         if worker.legs.is_empty() {
             worker.idle_since = Instant::now();
             return self.rest(number);

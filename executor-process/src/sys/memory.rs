@@ -24,6 +24,7 @@ use std::mem::size_of;
 use std::num::NonZeroUsize;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::ptr::NonNull;
+use std::time::Duration;
 
 /// The mapped atomic words that the parent and one worker share: a page of control words, and a ring behind it.
 #[derive(Debug)]
@@ -74,6 +75,31 @@ impl SharedPage {
         let word = unsafe { self.base.add(index) };
         // SAFETY: I1 and I2: mapped, aligned, and as long alive as `self`; I3: only atomics reach it.
         unsafe { word.as_ref() }
+    }
+
+    /// Sleeps as long as the word at `index` is `value`, for at most `limit`, and until [`wake`](Self::wake). May come back
+    /// for no reason.
+    pub(crate) fn sleep_while(&self, index: usize, value: u32, limit: Duration) {
+        let limit = libc::timespec {
+            tv_sec: libc::time_t::try_from(limit.as_secs()).unwrap_or(libc::time_t::MAX),
+            tv_nsec: limit.subsec_nanos().into(),
+        };
+        let word = self.futex(index);
+        // SAFETY: I1: a word of the mapping, which `self` keeps; the kernel only reads it. The time outlives the call.
+        unsafe { libc::syscall(libc::SYS_futex, word, libc::FUTEX_WAIT, value, &raw const limit) };
+    }
+
+    /// Wakes whoever sleeps on the word at `index`, in any process.
+    pub(crate) fn wake(&self, index: usize) {
+        let word = self.futex(index);
+        // SAFETY: I1: a word of the mapping, which `self` keeps; the kernel only takes its address.
+        unsafe { libc::syscall(libc::SYS_futex, word, libc::FUTEX_WAKE, i32::MAX) };
+    }
+
+    /// Where the lower half of a word is: what the kernel compares.
+    fn futex(&self, index: usize) -> *const u32 {
+        let lower = usize::from(cfg!(target_endian = "big"));
+        std::ptr::from_ref(self.word(index)).cast::<u32>().wrapping_add(lower)
     }
 
     /// The words behind the control words.

@@ -1,0 +1,199 @@
+//! The way past the dispatcher's thread, for a task that meets an idle worker.
+//!
+//! By way of that thread a round trip takes four wake-ups: of the dispatcher, the worker, the dispatcher, and whoever waits;
+//! each costs more than everything else. So while the thread waits and nothing is queued,
+//!
+//! * a thread that **submits** one task without a time limit hands it to an idle worker itself, and
+//! * a thread that **waits** for that very task takes its result out of the worker's ring itself,
+//!
+//! each under the lock of the [`Front`], by what the thread would do. The task's leg is with its worker as any other: a
+//! death, a revocation, a shutdown find it there, and the dispatcher's thread can go on with it at any time.
+//!
+//! # Who is told of the result
+//!
+//! The worker's bell (see [`ring`](crate::ring)) says how the parent is to be told: as a rule by a frame that wakes the
+//! dispatcher. Who waits turns it, by a compare-and-swap, to a wake-up of its own, and sleeps on it:
+//!
+//! * it is woken, or finds the bell taken: it sets the bell again, whatever has become of the task, since nobody else knows
+//!   that it was taken; takes the result, if that is still there; and completes the future, after it has let go of the lock.
+//!   If somebody else has the lock, it leaves a note for the dispatcher's thread instead, and waits as everybody does;
+//! * it has slept for [`PATIENCE`]: it turns the bell back, and waits as everybody does. So nothing else has to know of it:
+//!   a worker that dies, an answer that comes by the socket, or one that the dispatcher has taken for another reason costs
+//!   it that long at most.
+//!
+//! No user's code runs under the lock on these threads: what may call a callback is left to the dispatcher's thread.
+
+use std::time::Duration;
+
+use executor_core::PanicReport;
+use executor_core::counters::Ending;
+use executor_core::owner::Owner;
+
+use super::{Dispatcher, Front};
+use crate::job::{Job, Part};
+use crate::ring::{Bell, Record, low};
+use crate::shared::Command;
+use crate::sync::Arc;
+use crate::wire::Garbage;
+
+/// How long a thread waits for its task's result itself. Much longer than the wake-ups it saves; much shorter than anybody
+/// minds to learn late of a worker's death.
+const PATIENCE: Duration = Duration::from_millis(1);
+
+/// A result taken out of a worker's ring.
+struct Taken {
+    job: Arc<Job>,
+    body: Vec<u8>,
+    run_time: Duration,
+}
+
+impl Front {
+    /// Takes a job that was admitted: to an idle worker if there is one and nobody else is at it, or else to the inbox.
+    pub(crate) fn submit(&self, job: Arc<Job>) {
+        if job.is_simple()
+            && let Some(mut guard) = self.dispatcher.try_lock()
+            && let Some(dispatcher) = guard.as_mut()
+            && dispatcher.has_idle_worker()
+            && self.shared.accept_directly()
+        {
+            return dispatcher.hand_over_directly(job);
+        }
+        self.shared.submit(job);
+    }
+
+    /// Sees to a task that was handed over directly, for a thread that waits for it. Comes back when it is over, when it is
+    /// for the dispatcher's thread after all, or after [`PATIENCE`] or `limit`.
+    fn attend_to(&self, task: usize, limit: Option<Duration>) {
+        let found = self.dispatcher.try_lock().and_then(|mut guard| guard.as_mut()?.turn_bell(task));
+        let Some((number, bell)) = found else { return };
+        let patience = limit.map_or(PATIENCE, |limit| limit.min(PATIENCE));
+        if !bell.wait(patience) {
+            return; // turned back
+        }
+        let taken = match self.dispatcher.try_lock() {
+            None => Err(()),
+            Some(mut guard) => guard.as_mut().map_or(Ok(None), |dispatcher| dispatcher.take_directly(task, number)),
+        };
+        match taken {
+            Ok(None) => {}
+            Ok(Some(taken)) => self.complete(&taken),
+            Err(()) => {
+                self.shared.command(Command::Look(number));
+            }
+        }
+    }
+
+    /// Decodes a result and tells everybody who wants to know.
+    fn complete(&self, taken: &Taken) {
+        if let Some(finished) = taken.job.answer(0, Ok(&taken.body), taken.run_time) {
+            self.shared.counters.finished(Ending::Returned);
+            finished.publish();
+        }
+    }
+}
+
+/// What a pool is told through its futures.
+impl Owner for Front {
+    fn cancelled(&self) {
+        self.shared.counters.cancelled();
+    }
+
+    fn abort(&self, task: usize) -> bool {
+        self.shared.command(Command::Abort(task))
+    }
+
+    fn report_panic(&self, _: &PanicReport) {}
+
+    fn attend(&self, task: usize, limit: Option<Duration>) {
+        self.attend_to(task, limit);
+    }
+}
+
+impl Dispatcher {
+    /// Whether nothing is in the way of a task but an idle worker.
+    fn has_idle_worker(&self) -> bool {
+        let is_quiet = self.ending.is_none()
+            && self.stopping.is_none()
+            && self.queue.is_empty()
+            && self.polled.is_empty()
+            && self.unsent.is_empty();
+        let idle = self.idle.last().and_then(|number| self.workers.get(number));
+        is_quiet && idle.is_some_and(|worker| worker.is_ready && worker.is_armed && !worker.waits_to_write)
+    }
+
+    fn hand_over_directly(&mut self, job: Arc<Job>) {
+        self.act_for_the_thread(|dispatcher| {
+            job.set_order(dispatcher.next_order);
+            dispatcher.next_order += 1;
+            job.attend();
+            let task = job.id();
+            dispatcher.queue.insert(Part::whole(job));
+            if let Some(number) = dispatcher.idle.pop() {
+                dispatcher.hand_over(number);
+                if let Some(worker) = dispatcher.workers.get_mut(&number) {
+                    worker.direct = Some(task);
+                    dispatcher.direct.insert(task, number);
+                }
+            }
+            dispatcher.send();
+        });
+    }
+
+    /// Turns the bell of the worker that is at this task to whoever waits; none if there is no such worker, or it has rung.
+    fn turn_bell(&mut self, task: usize) -> Option<(u64, Bell)> {
+        let number = *self.direct.get(&task)?;
+        let worker = self.workers.get_mut(&number)?;
+        let is_free = worker.is_armed && !worker.is_ending && worker.legs.len() == 1;
+        Some((number, is_free.then(|| worker.turn_bell())??))
+    }
+
+    /// Takes the result of a task whose worker has rung: nothing if it has been seen to, or is not there after all. An error
+    /// if there is something for the dispatcher's thread.
+    fn take_directly(&mut self, task: usize, number: u64) -> Result<Option<Taken>, ()> {
+        let Some(worker) = self.workers.get_mut(&number) else { return Ok(None) };
+        let has_results = worker.arm();
+        let is_free = !worker.is_ending && self.direct.get(&task) == Some(&number);
+        if !has_results {
+            return Ok(None);
+        }
+        if is_free {
+            self.copy_stderr_of(number);
+        }
+        if !is_free || !self.stderr.takes_more() {
+            return Err(());
+        }
+        let worker = self.workers.get_mut(&number).ok_or(())?;
+        let Some((bytes, used)) = worker.take_results().map_err(|Garbage| ())? else { return Err(()) };
+        let record = match (Record::read(&bytes[used..]), worker.answerable()) {
+            (Ok(Some(record)), Some((first, _))) if record.is_all(low(first), bytes.len() - used) => record,
+            _ => {
+                worker.put_results_back(bytes, used);
+                return Err(());
+            }
+        };
+        let (body, time) = (record.body.to_vec(), record.time.unwrap_or(0));
+        let all = bytes.len();
+        worker.put_results_back(bytes, all);
+        let job = worker.legs.front().map(|leg| Arc::clone(&leg.part.job)).ok_or(())?;
+        worker.advance(1);
+        self.learn(job.head.function, time);
+        self.act_for_the_thread(|dispatcher| dispatcher.go_on(number));
+        Ok(Some(Taken { job, body, run_time: Duration::from_nanos(time) }))
+    }
+
+    /// Does what the dispatcher's thread would do, on another one: wakes it if there is something for it now, or if it must
+    /// wait less long.
+    fn act_for_the_thread(&mut self, act: impl FnOnce(&mut Self)) {
+        let before = self.timers.first().copied();
+        act(self);
+        self.publish_numbers();
+        let is_sooner = match (before, self.timers.first()) {
+            (_, None) => false,
+            (None, Some(_)) => true,
+            (Some(before), Some(now)) => *now < before,
+        };
+        if is_sooner || !self.queue.is_empty() || !self.unsent.is_empty() {
+            self.shared.doorbell.ring();
+        }
+    }
+}
