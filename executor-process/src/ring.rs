@@ -121,6 +121,18 @@ impl Writer {
         true
     }
 
+    /// Whether there is something to tell, and nobody sleeps who waits for it.
+    pub(crate) fn is_early(&self, ring: Ring<'_>) -> bool {
+        // ORDERING: relaxed: a hint.
+        self.owes_bell && ring.bell.load(Ordering::Relaxed) == FRAME
+    }
+
+    /// Whether the parent has everything: then there is nothing to tell.
+    fn is_taken(&self, ring: Ring<'_>) -> bool {
+        // ORDERING: relaxed: nothing is read through it. What it misses is told once more.
+        ring.taken.load(Ordering::Relaxed) == self.position
+    }
+
     /// Whether the ring is so full that the parent should empty it.
     pub(crate) fn is_filling(&self, ring: Ring<'_>) -> bool {
         // ORDERING: relaxed: a hint.
@@ -129,7 +141,7 @@ impl Writer {
 
     /// The parent is to know of what is committed. Says who must be woken.
     pub(crate) fn announce(&mut self, ring: Ring<'_>) -> Option<Told> {
-        if !std::mem::take(&mut self.owes_bell) {
+        if !std::mem::take(&mut self.owes_bell) || self.is_taken(ring) {
             return None;
         }
         // ORDERING: the fences, here and in `Reader::arm`: of the worker's commit and its look at BELL, and the parent's

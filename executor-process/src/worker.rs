@@ -17,7 +17,7 @@ use executor_core::{CallLimits, TaskError, WorkerInfo};
 use crate::attach;
 use crate::gate::Gate;
 use crate::job::{EncodedContext, Job, Part};
-use crate::ring::{Bell, Reader, Ring};
+use crate::ring::{BELL, Bell, Reader, Ring};
 use crate::share::Segment;
 use crate::sync::{Arc, Ordering};
 use crate::sys::memory::SharedPage;
@@ -392,6 +392,15 @@ impl Worker {
     pub(crate) fn arm(&mut self) -> bool {
         self.is_armed = true;
         self.results.arm(Ring::of(&self.page))
+    }
+
+    /// The task it was handed directly has ended by another way than its bell: gives its id, and wakes who waits for that.
+    pub(crate) fn end_direct(&mut self) -> Option<usize> {
+        let task = self.direct.take();
+        if task.is_some() && Ring::of(&self.page).turn_bell_back() {
+            self.page.wake(BELL);
+        }
+        task
     }
 
     /// Turns the bell that is set to a thread that waits for the task; none if it has rung.

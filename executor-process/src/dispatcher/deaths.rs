@@ -213,7 +213,7 @@ impl Dispatcher {
     /// A worker is gone: its task has failed, what it had not begun goes back, its place is free.
     pub(super) fn settle(&mut self, number: u64, cause: Option<Cause>) {
         let Some(mut worker) = self.workers.remove(&number) else { return };
-        if let Some(task) = worker.direct.take() {
+        if let Some(task) = worker.end_direct() {
             self.direct.remove(&task);
         }
         self.requested.remove(&number);

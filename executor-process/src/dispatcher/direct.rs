@@ -12,14 +12,15 @@
 //! # Who is told of the result
 //!
 //! The worker's bell (see [`ring`](crate::ring)) says how the parent is to be told: as a rule by a frame that wakes the
-//! dispatcher. Who waits turns it, by a compare-and-swap, to a wake-up of its own, and sleeps on it:
+//! dispatcher. Who waits takes the result if it is there already: the worker lets others run before it rings, and does not
+//! ring for what was taken. If it is not, he turns the bell, by a compare-and-swap, to a wake-up of his own, and sleeps on
+//! it:
 //!
-//! * it is woken, or finds the bell taken: it sets the bell again, whatever has become of the task, since nobody else knows
-//!   that it was taken; takes the result, if that is still there; and completes the future, after it has let go of the lock.
-//!   If somebody else has the lock, it leaves a note for the dispatcher's thread instead, and waits as everybody does;
-//! * it has slept for [`PATIENCE`]: it turns the bell back, and waits as everybody does. So nothing else has to know of it:
-//!   a worker that dies, an answer that comes by the socket, or one that the dispatcher has taken for another reason costs
-//!   it that long at most.
+//! * he is woken, or finds the bell taken: he sets the bell again, whatever has become of the task, since nobody else knows
+//!   that it was taken; takes the result, if that is still there; and completes the future, after he has let go of the lock.
+//!   If somebody else has the lock, he leaves a note for the dispatcher's thread instead, and waits as everybody does;
+//! * he has slept for [`PATIENCE`]: he turns the bell back, and waits as everybody does. Who sees to the task in another way
+//!   wakes him, but need not: it costs him that long at most.
 //!
 //! No user's code runs under the lock on these threads: what may call a callback is left to the dispatcher's thread.
 
@@ -47,6 +48,18 @@ struct Taken {
     run_time: Duration,
 }
 
+/// It is for the dispatcher's thread.
+struct ForThread;
+
+/// What there is of a task that is waited for.
+enum Found {
+    Result(Taken),
+    /// Something, of the worker with this number.
+    ForThread(u64),
+    /// Its worker's, and the worker's number.
+    Bell(u64, Bell),
+}
+
 impl Front {
     /// Takes a job that was admitted: to an idle worker if there is one and nobody else is at it, or else to the inbox.
     pub(crate) fn submit(&self, job: Arc<Job>) {
@@ -64,23 +77,31 @@ impl Front {
     /// Sees to a task that was handed over directly, for a thread that waits for it. Comes back when it is over, when it is
     /// for the dispatcher's thread after all, or after [`PATIENCE`] or `limit`.
     fn attend_to(&self, task: usize, limit: Option<Duration>) {
-        let found = self.dispatcher.try_lock().and_then(|mut guard| guard.as_mut()?.turn_bell(task));
-        let Some((number, bell)) = found else { return };
+        let found = self.dispatcher.try_lock().and_then(|mut guard| guard.as_mut()?.find(task));
+        let (number, bell) = match found {
+            None => return,
+            Some(Found::Result(taken)) => return self.complete(&taken),
+            Some(Found::ForThread(number)) => return self.leave_note(number),
+            Some(Found::Bell(number, bell)) => (number, bell),
+        };
         let patience = limit.map_or(PATIENCE, |limit| limit.min(PATIENCE));
         if !bell.wait(patience) {
             return; // turned back
         }
         let taken = match self.dispatcher.try_lock() {
-            None => Err(()),
-            Some(mut guard) => guard.as_mut().map_or(Ok(None), |dispatcher| dispatcher.take_directly(task, number)),
+            None => Err(ForThread),
+            Some(mut guard) => guard.as_mut().map_or(Ok(None), |dispatcher| dispatcher.hear_bell(task, number)),
         };
         match taken {
             Ok(None) => {}
             Ok(Some(taken)) => self.complete(&taken),
-            Err(()) => {
-                self.shared.command(Command::Look(number));
-            }
+            Err(ForThread) => self.leave_note(number),
         }
+    }
+
+    /// For the dispatcher's thread: there are results of this worker that nobody will ring for.
+    fn leave_note(&self, number: u64) {
+        self.shared.command(Command::Look(number)); // a pool that is over has no results
     }
 
     /// Decodes a result and tells everybody who wants to know.
@@ -139,46 +160,54 @@ impl Dispatcher {
         });
     }
 
-    /// Turns the bell of the worker that is at this task to whoever waits; none if there is no such worker, or it has rung.
-    fn turn_bell(&mut self, task: usize) -> Option<(u64, Bell)> {
+    /// Finds a task that was handed over directly; nothing if it was seen to, or is for the dispatcher's thread.
+    fn find(&mut self, task: usize) -> Option<Found> {
         let number = *self.direct.get(&task)?;
-        let worker = self.workers.get_mut(&number)?;
-        let is_free = worker.is_armed && !worker.is_ending && worker.legs.len() == 1;
-        Some((number, is_free.then(|| worker.turn_bell())??))
+        let worker = self.workers.get(&number)?;
+        if worker.is_ending || worker.legs.len() != 1 {
+            return None;
+        }
+        if worker.has_results() {
+            return Some(self.take_directly(number).map_or(Found::ForThread(number), Found::Result));
+        }
+        Some(Found::Bell(number, worker.is_armed.then(|| worker.turn_bell())??))
     }
 
-    /// Takes the result of a task whose worker has rung: nothing if it has been seen to, or is not there after all. An error
+    /// A bell that was turned has rung: sets it again. The task's result, if it is there and nobody has seen to it. An error
     /// if there is something for the dispatcher's thread.
-    fn take_directly(&mut self, task: usize, number: u64) -> Result<Option<Taken>, ()> {
+    fn hear_bell(&mut self, task: usize, number: u64) -> Result<Option<Taken>, ForThread> {
         let Some(worker) = self.workers.get_mut(&number) else { return Ok(None) };
-        let has_results = worker.arm();
-        let is_free = !worker.is_ending && self.direct.get(&task) == Some(&number);
-        if !has_results {
-            return Ok(None);
+        let (has_results, is_ending) = (worker.arm(), worker.is_ending);
+        match self.direct.get(&task) {
+            _ if !has_results => Ok(None),
+            Some(at) if *at == number && !is_ending => self.take_directly(number).map(Some),
+            _ => Err(ForThread),
         }
-        if is_free {
-            self.copy_stderr_of(number);
+    }
+
+    /// Takes the result of a worker that was handed one task, and lets it rest.
+    fn take_directly(&mut self, number: u64) -> Result<Taken, ForThread> {
+        self.copy_stderr_of(number);
+        if !self.stderr.takes_more() {
+            return Err(ForThread);
         }
-        if !is_free || !self.stderr.takes_more() {
-            return Err(());
-        }
-        let worker = self.workers.get_mut(&number).ok_or(())?;
-        let Some((bytes, used)) = worker.take_results().map_err(|Garbage| ())? else { return Err(()) };
+        let worker = self.workers.get_mut(&number).ok_or(ForThread)?;
+        let (bytes, used) = worker.take_results().map_err(|Garbage| ForThread)?.ok_or(ForThread)?;
         let record = match (Record::read(&bytes[used..]), worker.answerable()) {
             (Ok(Some(record)), Some((first, _))) if record.is_all(low(first), bytes.len() - used) => record,
             _ => {
                 worker.put_results_back(bytes, used);
-                return Err(());
+                return Err(ForThread);
             }
         };
         let (body, time) = (record.body.to_vec(), record.time.unwrap_or(0));
         let all = bytes.len();
         worker.put_results_back(bytes, all);
-        let job = worker.legs.front().map(|leg| Arc::clone(&leg.part.job)).ok_or(())?;
+        let job = worker.legs.front().map(|leg| Arc::clone(&leg.part.job)).ok_or(ForThread)?;
         worker.advance(1);
         self.learn(job.head.function, time);
         self.act_for_the_thread(|dispatcher| dispatcher.go_on(number));
-        Ok(Some(Taken { job, body, run_time: Duration::from_nanos(time) }))
+        Ok(Taken { job, body, run_time: Duration::from_nanos(time) })
     }
 
     /// Does what the dispatcher's thread would do, on another one: wakes it if there is something for it now, or if it must

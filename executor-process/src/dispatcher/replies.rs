@@ -184,7 +184,7 @@ impl Dispatcher {
     pub(super) fn go_on(&mut self, number: u64) {
         let Some(worker) = self.workers.get_mut(&number) else { return };
         worker.busy_since = None;
-        if let Some(task) = worker.direct.take() {
+        if let Some(task) = worker.end_direct() {
             self.direct.remove(&task);
         }
         if worker.legs.is_empty() {
