@@ -70,7 +70,10 @@ impl<'a> Ring<'a> {
     pub(crate) fn turn_bell_back(&self) -> bool {
         // ORDERING: relaxed: the word carries no data; the futex orders the wake after it.
         self.bell.load(Ordering::Relaxed) == u64::from(WAITER)
-            && self.bell.compare_exchange(u64::from(WAITER), FRAME, Ordering::AcqRel, Ordering::Relaxed).is_ok()
+            && self
+                .bell
+                .compare_exchange(u64::from(WAITER), FRAME, Ordering::AcqRel, Ordering::Relaxed)
+                .is_ok()
     }
 
     fn word(&self, position: u64) -> &AtomicU64 {

@@ -96,6 +96,8 @@ pub(crate) enum Command {
     Abort(usize),
     /// There may be more workers now, or fewer.
     Resize,
+    /// Tasks were cancelled that may hold places in a bounded queue.
+    Sweep,
     /// Look at the results of the worker with this number: nobody has rung for them.
     Look(u64),
     /// Let the workers drop the shared memory with this id.

@@ -13,6 +13,7 @@ mod support;
 mod callbacks;
 mod deaths;
 mod descriptors;
+mod direct;
 mod ending;
 mod escalation;
 mod fork;

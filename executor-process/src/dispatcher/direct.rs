@@ -90,7 +90,9 @@ impl Front {
         }
         let taken = match self.dispatcher.try_lock() {
             None => Err(ForThread),
-            Some(mut guard) => guard.as_mut().map_or(Ok(None), |dispatcher| dispatcher.hear_bell(task, number)),
+            Some(mut guard) => {
+                guard.as_mut().map_or(Ok(None), |dispatcher| dispatcher.hear_bell(task, number))
+            }
         };
         match taken {
             Ok(None) => {}
@@ -117,6 +119,9 @@ impl Front {
 impl Owner for Front {
     fn cancelled(&self) {
         self.shared.counters.cancelled();
+        if self.shared.capacity.is_bounded() {
+            self.shared.command(Command::Sweep); // a pool that is over has no queue
+        }
     }
 
     fn abort(&self, task: usize) -> bool {
@@ -221,7 +226,8 @@ impl Dispatcher {
             (None, Some(_)) => true,
             (Some(before), Some(now)) => *now < before,
         };
-        if is_sooner || !self.queue.is_empty() || !self.unsent.is_empty() {
+        let has_work = !self.queue.is_empty() || !self.unsent.is_empty() || self.ending.is_some();
+        if is_sooner || has_work {
             self.shared.doorbell.ring();
         }
     }

@@ -320,6 +320,11 @@ impl Dispatcher {
                 }
                 Command::Abort(id) => self.abort(id),
                 Command::Resize => self.resize(),
+                Command::Sweep => {
+                    for part in self.queue.take_cancelled() {
+                        self.leave_queue(&part.job);
+                    }
+                }
                 Command::Look(number) => {
                     self.polled.push(number);
                     self.read_ring(number);

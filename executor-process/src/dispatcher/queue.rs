@@ -67,6 +67,21 @@ impl Queue {
         parts
     }
 
+    /// Takes out what nobody wants any more.
+    pub(super) fn take_cancelled(&mut self) -> Vec<Part> {
+        let is_cancelled = |part: &Part| matches!(part.job.wanted(), Err(None));
+        let mut cancelled = Vec::new();
+        for rank in self.ranks.values_mut() {
+            if rank.iter().any(is_cancelled) {
+                let (gone, kept) = std::mem::take(rank).into_iter().partition(is_cancelled);
+                *rank = kept;
+                cancelled.extend::<VecDeque<Part>>(gone);
+            }
+        }
+        self.ranks.retain(|_, rank| !rank.is_empty());
+        cancelled
+    }
+
     pub(super) fn iter(&self) -> impl Iterator<Item = &Part> {
         self.ranks.values().flatten()
     }
