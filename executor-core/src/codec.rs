@@ -54,9 +54,14 @@ pub fn encode<T: Serialize + ?Sized>(value: &T, out: &mut Vec<u8>) -> Result<(),
 /// assert!(executor_core::codec::decode::<bool>(&[1, 1]).unwrap_err().contains("left over"));
 /// ```
 pub fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Box<str>> {
-    match panic_report::catch(|| decode_front(bytes)) {
+    read_all(bytes.len(), || decode_front(Source(bytes), bytes.len()))
+}
+
+/// Runs what decodes a value of so many bytes, which must be all of them.
+fn read_all<T>(length: usize, read: impl FnOnce() -> Result<(T, usize), DecodeError>) -> Result<T, Box<str>> {
+    match panic_report::catch(read) {
         Ok(Ok((value, 0))) => Ok(value),
-        Ok(Ok((_, left))) => Err(format!("{left} of {} bytes left over", bytes.len()).into()),
+        Ok(Ok((_, left))) => Err(format!("{left} of {length} bytes left over").into()),
         Ok(Err(error)) => Err(error.to_string().into()),
         Err(report) => Err(format!("panicked: {report}").into()),
     }
@@ -153,6 +158,66 @@ pub fn decode_payload<T: DeserializeOwned + 'static>(bytes: &[u8]) -> Result<T, 
     value.ok_or_else(|| "no value".into())
 }
 
+/// Bytes that can only be copied out, each once, from the front: memory that another process may be writing to.
+///
+/// ```
+/// struct Stream(std::collections::VecDeque<u8>);
+///
+/// impl executor_core::codec::Bytes for Stream {
+///     fn left(&self) -> usize {
+///         self.0.len()
+///     }
+///
+///     fn take(&mut self, out: &mut [u8]) -> bool {
+///         out.len() <= self.0.len() && std::io::Read::read_exact(&mut self.0, out).is_ok()
+///     }
+/// }
+///
+/// let mut bytes = Vec::new();
+/// executor_core::codec::encode_payload(&(1_u8, String::from("one")), &mut bytes).unwrap();
+/// let decoded = executor_core::codec::decode_copied(Stream(bytes.into()));
+/// assert_eq!(decoded, Ok((1_u8, String::from("one"))));
+/// ```
+pub trait Bytes {
+    /// How many are left.
+    fn left(&self) -> usize;
+
+    /// Copies the next ones into `out`; false if there are not so many.
+    fn take(&mut self, out: &mut [u8]) -> bool;
+}
+
+/// [`decode_payload`] of bytes that are copied while they are decoded.
+///
+/// # Errors
+///
+/// Those of [`decode_payload`].
+pub fn decode_copied<T: DeserializeOwned + 'static>(mut bytes: impl Bytes) -> Result<T, Box<str>> {
+    let simple = TypeId::of::<T>() == TypeId::of::<Vec<u8>>() || TypeId::of::<T>() == TypeId::of::<String>();
+    if simple || is_number::<T>() {
+        let mut copy = vec![0; bytes.left()];
+        if !bytes.take(&mut copy) {
+            return Err("bytes are missing".into());
+        }
+        return decode_simple(copy);
+    }
+    let length = bytes.left();
+    read_all(length, || decode_front(Copied(&mut bytes), length))
+}
+
+/// Of what is written without the format, bytes and text keep their memory.
+fn decode_simple<T: DeserializeOwned + 'static>(bytes: Vec<u8>) -> Result<T, Box<str>> {
+    let mut value: Option<T> = None;
+    let any: &mut dyn Any = &mut value;
+    if let Some(place) = any.downcast_mut::<Option<Vec<u8>>>() {
+        *place = Some(bytes);
+    } else if let Some(place) = any.downcast_mut::<Option<String>>() {
+        *place = Some(String::from_utf8(bytes).map_err(|error| error.to_string())?);
+    } else {
+        return decode_payload(&bytes);
+    }
+    value.ok_or_else(|| "no value".into())
+}
+
 const FORMAT: Configuration = bincode::config::standard();
 
 /// The same, with an account of what is decoded: its limit is a constant, so an allowance is given by taking the rest off
@@ -163,12 +228,17 @@ const ACCOUNTED: Configuration<LittleEndian, Varint, Limit<LIMIT>> = FORMAT.with
 /// The most a value may count for each of its bytes: a `u128` counts 16, and may be written in one.
 const ALLOWANCE: usize = 16;
 
-/// A value at the beginning of `bytes`, and how many are left.
-fn decode_front<T: DeserializeOwned>(bytes: &[u8]) -> Result<(T, usize), DecodeError> {
-    let mut decoder = DecoderImpl::new(Source(bytes), ACCOUNTED, ());
-    decoder.claim_bytes_read(LIMIT.saturating_sub(bytes.len().saturating_mul(ALLOWANCE)))?;
+/// A value at the beginning of so many bytes, and how many are left.
+fn decode_front<T: DeserializeOwned, S: Left>(source: S, length: usize) -> Result<(T, usize), DecodeError> {
+    let mut decoder = DecoderImpl::new(source, ACCOUNTED, ());
+    decoder.claim_bytes_read(LIMIT.saturating_sub(length.saturating_mul(ALLOWANCE)))?;
     let Compat(value) = Compat::<T>::decode(&mut decoder)?;
-    Ok((value, decoder.reader().0.len()))
+    Ok((value, decoder.reader().left()))
+}
+
+/// A reader that knows how much is left.
+trait Left: Reader {
+    fn left(&self) -> usize;
 }
 
 /// Bytes that are taken from the front.
@@ -193,6 +263,27 @@ impl Reader for Source<'_> {
     #[inline]
     fn consume(&mut self, count: usize) {
         self.0 = self.0.get(count..).unwrap_or_default();
+    }
+}
+
+impl Left for Source<'_> {
+    fn left(&self) -> usize {
+        self.0.len()
+    }
+}
+
+struct Copied<'a, B>(&'a mut B);
+
+impl<B: Bytes> Reader for Copied<'_, B> {
+    fn read(&mut self, out: &mut [u8]) -> Result<(), DecodeError> {
+        let missing = out.len().saturating_sub(self.0.left());
+        if self.0.take(out) { Ok(()) } else { Err(DecodeError::UnexpectedEnd { additional: missing }) }
+    }
+}
+
+impl<B: Bytes> Left for Copied<'_, B> {
+    fn left(&self) -> usize {
+        self.0.left()
     }
 }
 

@@ -16,6 +16,7 @@ use executor_core::{
 };
 
 use crate::attach;
+use crate::bulk::Body;
 use crate::call::{self, Name};
 use crate::ring::Records;
 use crate::share::{self, Segment};
@@ -94,7 +95,7 @@ pub(crate) trait Completion: Send {
     /// Whether the future is over, or was cancelled.
     fn is_over(&self) -> bool;
     /// Decodes the answer to an item, or takes its error.
-    fn answer(&mut self, item: usize, answer: Result<&[u8], TaskError>);
+    fn answer(&mut self, item: usize, answer: Result<Body<'_>, TaskError>);
     /// Decodes the results of consecutive items.
     fn answer_all(&mut self, first: usize, results: &mut Records<'_>);
     /// Every item is answered.
@@ -554,7 +555,7 @@ impl Job {
     pub(crate) fn answer(
         &self,
         item: usize,
-        answer: Result<&[u8], TaskError>,
+        answer: Result<Body<'_>, TaskError>,
         took: Duration,
     ) -> Option<Finished<'_>> {
         let mut state = self.state.lock();
@@ -796,13 +797,13 @@ struct One<R> {
 impl<R: Payload> Completion for One<R> {
     by_promise!();
 
-    fn answer(&mut self, _: usize, answer: Result<&[u8], TaskError>) {
-        self.outcome = Some(answer.and_then(|bytes| codec::decode_payload(bytes).map_err(TaskError::Decode)));
+    fn answer(&mut self, _: usize, answer: Result<Body<'_>, TaskError>) {
+        self.outcome = Some(answer.and_then(Body::decode));
     }
 
     fn answer_all(&mut self, first: usize, results: &mut Records<'_>) {
         if let Some(bytes) = results.next() {
-            self.answer(first, Ok(bytes));
+            self.answer(first, Ok(Body::Here(bytes)));
         }
     }
 
@@ -836,9 +837,8 @@ struct Many<R> {
 impl<R: Payload> Completion for Many<R> {
     by_promise!();
 
-    fn answer(&mut self, item: usize, answer: Result<&[u8], TaskError>) {
-        let result = answer.and_then(|bytes| codec::decode_payload(bytes).map_err(TaskError::Decode));
-        self.results[self.places[item]] = Some(result);
+    fn answer(&mut self, item: usize, answer: Result<Body<'_>, TaskError>) {
+        self.results[self.places[item]] = Some(answer.and_then(Body::decode));
     }
 
     fn answer_all(&mut self, first: usize, results: &mut Records<'_>) {

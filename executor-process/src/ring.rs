@@ -7,9 +7,9 @@
 //!   BELL        FRAME, WAITER: ring when there is something     set by the parent, taken by the worker
 //!   ring        RING_WORDS words; word n of the stream is at n modulo RING_WORDS
 //!
-//!   record      a head word { number of the task: 32 bits · TIMED: 1 bit · length of the body: 31 bits }
+//!   record      a head word { number of the task: 32 bits · TIMED: 1 bit · BULK: 1 bit · length of the body: 30 bits }
 //!               with TIMED, how long it and the untimed tasks before it ran, in nanoseconds
-//!               the body, padded to words
+//!               the body, padded to words; with BULK, the length of the body, which is in the [`bulk`](crate::bulk) memory
 //! ```
 //!
 //! * A record is written, then committed by one store; so after the worker's death at any instruction, what is committed
@@ -44,6 +44,7 @@ const FRAME: u64 = 1;
 const WAITER: u32 = 2;
 
 const TIMED: u64 = 1 << 31;
+const BULK: u64 = 1 << 30;
 const WORD: usize = size_of::<u64>();
 
 /// The shared words.
@@ -94,16 +95,28 @@ pub(crate) struct Writer {
 impl Writer {
     /// Commits the result of a task; false if it must go through the socket.
     pub(crate) fn commit(&mut self, ring: Ring<'_>, number: u64, time: Option<u64>, body: &[u8]) -> bool {
-        if body.len() > LONGEST {
-            return false;
-        }
+        body.len() <= LONGEST && self.append(ring, number, time, 0, body)
+    }
+
+    /// Commits the result of a task that lies in the bulk memory; false if there is no room for the record.
+    pub(crate) fn commit_bulk(
+        &mut self,
+        ring: Ring<'_>,
+        number: u64,
+        time: Option<u64>,
+        length: usize,
+    ) -> bool {
+        self.append(ring, number, time, BULK, &(length as u64).to_ne_bytes())
+    }
+
+    fn append(&mut self, ring: Ring<'_>, number: u64, time: Option<u64>, flags: u64, body: &[u8]) -> bool {
         let words = 1 + usize::from(time.is_some()) + body.len().div_ceil(WORD);
         // ORDERING: acquire: the parent's reads of these places are over before we write there again.
         let held = self.position.wrapping_sub(ring.taken.load(Ordering::Acquire));
         if held.saturating_add(words as u64) > RING_WORDS as u64 {
             return false;
         }
-        let head = u64::from(low(number)) << 32 | body.len() as u64 | time.map_or(0, |_| TIMED);
+        let head = u64::from(low(number)) << 32 | body.len() as u64 | flags | time.map_or(0, |_| TIMED);
         // ORDERING: relaxed, here and below: published by COMMITTED.
         ring.word(self.position).store(head, Ordering::Relaxed);
         let mut at = self.position + 1;
@@ -214,11 +227,23 @@ pub(crate) struct Record<'a> {
     pub(crate) number: u32,
     pub(crate) time: Option<u64>,
     pub(crate) body: &'a [u8],
+    /// Whether that is the length of the true one.
+    is_bulk: bool,
     /// What it takes in the copy.
     size: usize,
 }
 
 impl Record<'_> {
+    /// How long the body is, if it lies in the bulk memory.
+    pub(crate) fn bulk_length(&self) -> Option<u64> {
+        self.body.try_into().ok().filter(|_| self.is_bulk).map(u64::from_ne_bytes)
+    }
+
+    /// What it takes in the copy.
+    pub(crate) const fn size(&self) -> usize {
+        self.size
+    }
+
     /// Whether it answers this task, and is all of so many bytes.
     pub(crate) const fn is_all(&self, number: u32, bytes: usize) -> bool {
         self.number == number && self.size == bytes
@@ -292,20 +317,21 @@ impl<'a> Record<'a> {
     pub(crate) fn read(bytes: &'a [u8]) -> Result<Option<Self>, Garbage> {
         let Some((head, rest)) = bytes.split_first_chunk::<WORD>() else { return Ok(None) };
         let head = u64::from_ne_bytes(*head);
-        let (number, length) = ((head >> 32) as u32, (head & (TIMED - 1)) as usize);
+        let (number, length) = ((head >> 32) as u32, (head & (BULK - 1)) as usize);
+        let is_bulk = head & BULK != 0;
         let (time, rest) = if head & TIMED == 0 {
             (None, rest)
         } else {
             let (time, rest) = rest.split_first_chunk::<WORD>().ok_or(Garbage)?;
             (Some(u64::from_ne_bytes(*time)), rest)
         };
-        if length > LONGEST {
+        if length > LONGEST || (is_bulk && length != WORD) {
             return Err(Garbage);
         }
         let padded = length.next_multiple_of(WORD);
         let body = &rest.get(..padded).ok_or(Garbage)?[..length];
         let size = bytes.len() - rest.len() + padded;
-        Ok(Some(Self { number, time, body, size }))
+        Ok(Some(Self { number, time, body, is_bulk, size }))
     }
 }
 
@@ -344,7 +370,7 @@ impl<'a> Iterator for Records<'a> {
             return None;
         }
         match Record::read(&self.bytes[self.used..]) {
-            Ok(Some(record)) if record.number == self.next => {
+            Ok(Some(record)) if record.number == self.next && !record.is_bulk => {
                 self.count += 1;
                 self.next = self.next.wrapping_add(1);
                 self.used += record.size;
@@ -406,7 +432,7 @@ mod tests {
             ring.committed.store(count, Ordering::Relaxed);
             assert_eq!(Reader::default().fill(ring), Err(Garbage));
         }
-        for head in [9_u64, LONGEST as u64 + 1, TIMED - 1, TIMED | 1, TIMED] {
+        for head in [9_u64, LONGEST as u64 + 1, TIMED - 1, TIMED | 1, TIMED, BULK, BULK | 9] {
             assert_eq!(Record::read(&head.to_ne_bytes()), Err(Garbage), "{head:#x}");
         }
         assert_eq!(Record::read(&[0; 7]), Ok(None));

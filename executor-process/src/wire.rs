@@ -18,7 +18,10 @@
 //! | `Bell` | to the parent | | nothing: there are results in the [`ring`](crate::ring) |
 //! | `Segment` | to the worker | the id of shared memory | nothing; its descriptor comes along |
 //! | `Release` | to the worker | the id of shared memory | nothing: it is not needed any more |
+//! | `Bulk` | to the worker | which way | nothing; the memory of [`bulk`](crate::bulk) comes along, or if the `count` is 0, is given up |
 //! | `Descriptor` | both | the number of the task | nothing; a descriptor comes along, which is part of the argument or the result |
+//!
+//! A `Call` with a `time` has its arguments, so many bytes, in the [`bulk`](crate::bulk) memory and not in its body.
 //!
 //! The `count` of a `Reply` is 0, or [`WORN`](crate::worker_main::WORN) if the worker asks to be replaced.
 //!
@@ -47,6 +50,7 @@ pub(crate) enum Kind {
     Segment,
     Release,
     Descriptor,
+    Bulk,
 }
 
 /// How a task, or the set-up, came out.
@@ -72,7 +76,7 @@ pub(crate) struct Header {
     pub(crate) count: u32,
     pub(crate) number: u64,
     pub(crate) length: u64,
-    /// How long the task ran, in nanoseconds.
+    /// Of a reply, how long the task ran, in nanoseconds.
     pub(crate) time: u64,
 }
 
@@ -113,6 +117,7 @@ impl Header {
             10 => Kind::Segment,
             11 => Kind::Release,
             12 => Kind::Descriptor,
+            13 => Kind::Bulk,
             _ => return Err(Garbage),
         };
         let status = match bytes[1] {
@@ -230,7 +235,7 @@ mod tests {
         let bytes = header.encode();
         assert_eq!(Header::decode(&bytes), Ok(Some(header)));
         assert_eq!(Header::decode(&bytes[..31]), Ok(None));
-        for (at, value) in [(0, 0), (0, 13), (1, 6)] {
+        for (at, value) in [(0, 0), (0, 14), (1, 6)] {
             let mut bad = bytes;
             bad[at] = value;
             assert_eq!(Header::decode(&bad), Err(Garbage));

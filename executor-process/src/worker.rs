@@ -15,6 +15,7 @@ use std::time::{Duration, Instant};
 use executor_core::{CallLimits, TaskError, WorkerInfo};
 
 use crate::attach;
+use crate::bulk::{self, Channel, Outbound};
 use crate::gate::Gate;
 use crate::job::{EncodedContext, Job, Part};
 use crate::ring::{BELL, Bell, Reader, Ring};
@@ -66,6 +67,8 @@ pub(crate) struct Worker {
     pub(crate) is_watched: bool,
     /// Whether a timer looks whether it has been idle for long enough.
     pub(crate) is_watched_idle: bool,
+    /// Whether a timer looks whether it still needs its bulk memory.
+    pub(crate) is_watched_bulk: bool,
     /// Whether nobody will tell how it ended: its fork server is gone.
     pub(crate) is_orphan: bool,
     /// Whether its process was seen to have ended.
@@ -76,6 +79,10 @@ pub(crate) struct Worker {
     limits: CallLimits,
     /// Whether a `Lift` must go before anything else.
     owes_lift: bool,
+    /// Whether large messages may go through memory.
+    may_use_bulk: bool,
+    inbound: Channel,
+    outbound: Channel,
     contexts: VecDeque<u64>,
     out: Vec<u8>,
     sent: usize,
@@ -105,6 +112,7 @@ pub(crate) struct Process {
 enum Rider {
     Segment(Arc<Segment>),
     Descriptor(Arc<OwnedFd>),
+    Bulk(OwnedFd),
 }
 
 impl Rider {
@@ -112,6 +120,7 @@ impl Rider {
         match self {
             Self::Segment(segment) => segment.file(),
             Self::Descriptor(descriptor) => descriptor.as_fd(),
+            Self::Bulk(file) => file.as_fd(),
         }
     }
 }
@@ -121,6 +130,8 @@ pub(crate) struct Leg {
     /// The number of the first one.
     pub(crate) first: u64,
     pub(crate) part: Part,
+    /// Whether their arguments are in the inbound memory.
+    is_bulk: bool,
 }
 
 /// What a worker has left behind.
@@ -133,7 +144,14 @@ pub(crate) struct Remains {
 }
 
 impl Worker {
-    pub(crate) fn new(number: u64, index: usize, name: String, socket: OwnedFd, page: SharedPage) -> Self {
+    pub(crate) fn new(
+        number: u64,
+        index: usize,
+        name: String,
+        socket: OwnedFd,
+        page: SharedPage,
+        may_use_bulk: bool,
+    ) -> Self {
         Self {
             number,
             index,
@@ -155,11 +173,15 @@ impl Worker {
             time_out: None,
             is_watched: false,
             is_watched_idle: false,
+            is_watched_bulk: false,
             is_orphan: false,
             is_dead: false,
             verdict: None,
             limits: CallLimits::default(),
             owes_lift: false,
+            may_use_bulk,
+            inbound: Channel::default(),
+            outbound: Channel::default(),
             contexts: VecDeque::new(),
             out: Vec::new(),
             sent: 0,
@@ -229,15 +251,71 @@ impl Worker {
         }
         let arguments = part.job.arguments(&part.items);
         let count = part.items.len();
-        let mut header = Header::new(Kind::Call, first, (CallHead::BYTES + arguments.len()) as u64);
+        let is_bulk = limits.memory.is_none() && self.put_inbound(arguments);
+        let in_body = if is_bulk { &[] } else { arguments };
+        let mut header = Header::new(Kind::Call, first, (CallHead::BYTES + in_body.len()) as u64);
         header.count = u32::try_from(count).unwrap_or(u32::MAX);
+        header.time = if is_bulk { arguments.len() as u64 } else { 0 };
         self.out.extend_from_slice(&header.encode());
         head.encode(&mut self.out);
-        self.out.extend_from_slice(arguments);
+        self.out.extend_from_slice(in_body);
         self.next_number += count as u64;
         self.handed += count as u64;
         self.load += count;
-        self.legs.push_back(Leg { first, part });
+        self.legs.push_back(Leg { first, part, is_bulk });
+    }
+
+    /// Puts arguments into the inbound memory; false if they are not for it, or it is not free.
+    fn put_inbound(&mut self, arguments: &[u8]) -> bool {
+        if !self.may_use_bulk || !Channel::takes(arguments.len()) || self.legs.iter().any(|leg| leg.is_bulk) {
+            return false;
+        }
+        match self.inbound.make_room(arguments.len()) {
+            Ok(None) => {}
+            Ok(Some(file)) => self.send_bulk(bulk::INBOUND, file),
+            Err(_) => return false, // no memory, or no descriptor: the socket needs neither
+        }
+        self.inbound.get().is_some_and(|bulk| bulk.write(arguments))
+    }
+
+    /// The worker has sent a result of so many bytes by the socket, and has nothing to do: the next one may go through memory.
+    /// Says whether there is something to send.
+    pub(crate) fn make_outbound(&mut self, length: usize) -> bool {
+        if !self.may_use_bulk || !Channel::takes(length) || !self.legs.is_empty() || self.is_ending {
+            return false;
+        }
+        let file = self.outbound.make_room(length).ok().flatten();
+        file.is_some_and(|file| {
+            self.send_bulk(bulk::OUTBOUND, file);
+            true
+        })
+    }
+
+    fn send_bulk(&mut self, way: u64, file: OwnedFd) {
+        self.riders.push_back((self.out.len(), Rider::Bulk(file)));
+        let header = Header { count: 1, ..Header::new(Kind::Bulk, way, 0) };
+        self.out.extend_from_slice(&header.encode());
+    }
+
+    /// Whether it has memory for large messages.
+    pub(crate) const fn has_bulk(&self) -> bool {
+        self.inbound.get().is_some() || self.outbound.get().is_some()
+    }
+
+    /// Gives that memory up, of a worker that has nothing to do.
+    pub(crate) fn drop_bulk(&mut self) {
+        for (way, was_there) in
+            [(bulk::INBOUND, self.inbound.clear()), (bulk::OUTBOUND, self.outbound.clear())]
+        {
+            if was_there {
+                self.write_frame(Kind::Bulk, way, &[]);
+            }
+        }
+    }
+
+    /// The result in the outbound memory, of which the worker has told the length.
+    pub(crate) fn outbound(&self, length: u64) -> Result<Outbound, Garbage> {
+        Outbound::new(&self.outbound, &self.page, length).ok_or(Garbage)
     }
 
     fn send_context(&mut self, id: u64, context: &EncodedContext) {
@@ -491,7 +569,7 @@ impl Worker {
         let begun = self.gate().begun();
         let unbegun = self.cut_after(begun);
         let mut victims = Vec::new();
-        for Leg { first, mut part } in std::mem::take(&mut self.legs) {
+        for Leg { first, mut part, .. } in std::mem::take(&mut self.legs) {
             for number in first.. {
                 let rest = part.split_off(1);
                 victims.push((part, self.take_verdict(number)));

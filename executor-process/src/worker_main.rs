@@ -24,13 +24,14 @@ use executor_core::fork::PoolId;
 use executor_core::{CallLimits, codec};
 
 use crate::attach::{self, Attachments};
+use crate::bulk::{self, TAKEN_BULK};
 use crate::call::{self, Descriptor, Name};
 use crate::gate::Gate;
-use crate::ring::{BELL, Ring, Told, Writer};
+use crate::ring::{self, BELL, Ring, Told, Writer};
 use crate::share::Segment;
 use crate::sync::{Arc, Ordering};
 use crate::sys::limits::{Applied, Limit, Memory, cpu_time};
-use crate::sys::memory::SharedPage;
+use crate::sys::memory::{Bulk, SharedPage};
 use crate::sys::process;
 use crate::sys::socket::{self, Blocking};
 use crate::wire::{CallHead, HEADER, Header, Kind, Setup, Status, decode_limits, take_sized, take_word};
@@ -49,6 +50,9 @@ pub(crate) fn run(socket: OwnedFd, page: SharedPage) -> ! {
         silent_since: None,
         arrived: VecDeque::new(),
         descriptors: BTreeMap::new(),
+        inbound: None,
+        outbound: None,
+        outbound_results: 0,
         segments: BTreeMap::new(),
         watch: Stopwatch::default(),
         message_limit: u64::MAX,
@@ -107,6 +111,11 @@ struct Worker {
     arrived: VecDeque<Option<OwnedFd>>,
     /// Descriptors that are part of the arguments of tasks to come.
     descriptors: BTreeMap<u64, attach::Arrived>,
+    /// Where large arguments come from, and large results go.
+    inbound: Option<Bulk>,
+    outbound: Option<Bulk>,
+    /// Results put into `outbound`, ever.
+    outbound_results: u64,
     /// Shared memory, until the parent needs it no more.
     segments: BTreeMap<u64, Arc<Segment>>,
     watch: Stopwatch,
@@ -244,6 +253,16 @@ impl Worker {
                 self.descriptors.entry(header.number).or_default().push(descriptor);
                 Ok(())
             }
+            Kind::Bulk => {
+                let way = if header.number == bulk::INBOUND { &mut self.inbound } else { &mut self.outbound };
+                *way = None;
+                if header.count > 0 {
+                    // One that cannot be mapped fails the tasks that come by it.
+                    let file = self.arrived.pop_front().ok_or(Broken)?;
+                    *way = file.and_then(|file| Bulk::open(file.as_fd()).ok());
+                }
+                Ok(())
+            }
             Kind::Ready | Kind::Reply | Kind::Bell => Err(Broken),
         }
     }
@@ -286,17 +305,31 @@ impl Worker {
 
     fn run_tasks(&mut self, header: Header, body: &[u8]) -> Result<(), Broken> {
         let (head, mut rest) = CallHead::decode(body).ok_or(Broken)?;
+        // Taken for as long as the call lasts, which borrows from it.
+        let inbound = if header.time > 0 { self.inbound.take() } else { None };
         let mut found = None;
+        if header.time > 0 {
+            let length = usize::try_from(header.time).map_err(|_| Broken)?;
+            // SAFETY: the parent writes there only when no call that came by it is with this worker (see `bulk`).
+            match inbound.as_ref().and_then(|bulk| unsafe { bulk.bytes(length) }) {
+                Some(bytes) => rest = bytes,
+                None => found = Some(Err("the memory of its arguments could not be mapped".into())),
+            }
+        }
+        let is_lost = found.is_some();
         self.watch.start();
         let end = header.number.checked_add(u64::from(header.count)).ok_or(Broken)?;
         for number in header.number..end {
-            let (argument, behind) = take_sized(rest).ok_or(Broken)?;
+            if !Gate::new(self.page.word(GATE)).begin(number) {
+                // Revoked, and with it all that follow: somebody else runs them. Their arguments may be gone by now.
+                self.descriptors.retain(|of, _| !(number..end).contains(of));
+                break;
+            }
+            let (argument, behind) =
+                if is_lost { Default::default() } else { take_sized(rest).ok_or(Broken)? };
             rest = behind;
             let descriptors =
                 if self.descriptors.is_empty() { None } else { self.descriptors.remove(&number) };
-            if !Gate::new(self.page.word(GATE)).begin(number) {
-                continue; // revoked: somebody else runs it
-            }
             if let Some(descriptors) = descriptors {
                 attach::stage(descriptors);
             }
@@ -328,6 +361,9 @@ impl Worker {
                 None => self.answer(outcome)?,
                 Some(attachments) => self.answer_with(outcome, &attachments)?,
             }
+        }
+        if inbound.is_some() {
+            self.inbound = inbound;
         }
         Ok(())
     }
@@ -415,7 +451,17 @@ impl Worker {
         let time = lap.map(|lap| lap.nanoseconds);
         let ring = Ring::of(&self.page);
         let is_plain = status == Status::Returned && !is_worn;
-        if !is_plain || !self.results.commit(ring, number, time, &self.out[HEADER..]) {
+        let length = self.out.len() - HEADER;
+        let is_committed = if !is_plain {
+            false
+        } else if length <= ring::LONGEST {
+            self.results.commit(ring, number, time, &self.out[HEADER..])
+        } else {
+            let is_put = self.put_outbound() && self.results.commit_bulk(ring, number, time, length);
+            self.outbound_results += u64::from(is_put);
+            is_put
+        };
+        if !is_committed {
             return self.send_reply(outcome);
         }
         let is_filling = self.results.is_filling(ring);
@@ -423,6 +469,14 @@ impl Worker {
             end.duration_since(*self.silent_since.get_or_insert(end)) >= LONGEST_SILENCE
         });
         if is_filling || is_late { self.announce() } else { Ok(()) }
+    }
+
+    /// Puts the result into the outbound memory; false if it does not fit, or the last one is still there.
+    fn put_outbound(&self) -> bool {
+        let Some(outbound) = &self.outbound else { return false };
+        // ORDERING: acquire: the parent's reads are over; pairs with the release in `Outbound`.
+        let taken = self.page.word(TAKEN_BULK).load(Ordering::Acquire);
+        taken == self.outbound_results && outbound.write(&self.out[HEADER..])
     }
 
     fn send_reply(&mut self, outcome: Outcome) -> Result<(), Broken> {

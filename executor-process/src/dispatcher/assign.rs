@@ -12,6 +12,7 @@ use executor_core::TaskError;
 
 use super::time::{GRACE, Timer};
 use super::{Dispatcher, Ending, tokens};
+use crate::bulk::KEPT_FOR;
 use crate::job::{Ended, Job, Part, Reserved};
 use crate::share::Keeper;
 use crate::sync::Arc;
@@ -275,6 +276,15 @@ impl Dispatcher {
         }
         self.idle.push(number);
         self.watch_for_rest(number);
+        self.watch_bulk(number);
+    }
+
+    /// Looks later whether the worker still needs its bulk memory. One such timer a worker.
+    pub(super) fn watch_bulk(&mut self, number: u64) {
+        let Some(worker) = self.workers.get_mut(&number) else { return };
+        if worker.has_bulk() && !std::mem::replace(&mut worker.is_watched_bulk, true) {
+            self.timers.insert((Instant::now() + KEPT_FOR, Timer::Bulk { worker: number }));
+        }
     }
 
     /// Looks whether the worker has been idle for long enough, when it may have been. One such timer a worker.

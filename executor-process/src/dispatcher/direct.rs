@@ -31,6 +31,7 @@ use executor_core::counters::Ending;
 use executor_core::owner::Owner;
 
 use super::{Dispatcher, Front};
+use crate::bulk::{Body, Outbound};
 use crate::job::{Job, Part};
 use crate::ring::{Bell, Record, low};
 use crate::shared::Command;
@@ -44,8 +45,13 @@ const PATIENCE: Duration = Duration::from_millis(1);
 /// A result taken out of a worker's ring.
 struct Taken {
     job: Arc<Job>,
-    body: Vec<u8>,
+    body: TakenBody,
     run_time: Duration,
+}
+
+enum TakenBody {
+    Copied(Vec<u8>),
+    Outbound(Outbound),
 }
 
 /// It is for the dispatcher's thread.
@@ -80,7 +86,7 @@ impl Front {
         let found = self.dispatcher.try_lock().and_then(|mut guard| guard.as_mut()?.find(task));
         let (number, bell) = match found {
             None => return,
-            Some(Found::Result(taken)) => return self.complete(&taken),
+            Some(Found::Result(taken)) => return self.complete(taken),
             Some(Found::ForThread(number)) => return self.leave_note(number),
             Some(Found::Bell(number, bell)) => (number, bell),
         };
@@ -96,7 +102,7 @@ impl Front {
         };
         match taken {
             Ok(None) => {}
-            Ok(Some(taken)) => self.complete(&taken),
+            Ok(Some(taken)) => self.complete(taken),
             Err(ForThread) => self.leave_note(number),
         }
     }
@@ -107,8 +113,12 @@ impl Front {
     }
 
     /// Decodes a result and tells everybody who wants to know.
-    fn complete(&self, taken: &Taken) {
-        if let Some(finished) = taken.job.answer(0, Ok(&taken.body), taken.run_time) {
+    fn complete(&self, Taken { job, body, run_time }: Taken) {
+        let body = match body {
+            TakenBody::Copied(ref bytes) => Body::Here(bytes),
+            TakenBody::Outbound(result) => Body::Outbound(result),
+        };
+        if let Some(finished) = job.answer(0, Ok(body), run_time) {
             self.shared.counters.finished(Ending::Returned);
             finished.publish();
         }
@@ -205,8 +215,15 @@ impl Dispatcher {
                 return Err(ForThread);
             }
         };
-        let (body, time) = (record.body.to_vec(), record.time.unwrap_or(0));
-        let all = bytes.len();
+        let body = match record.bulk_length().map(|length| worker.outbound(length)) {
+            None => TakenBody::Copied(record.body.to_vec()),
+            Some(Ok(result)) => TakenBody::Outbound(result),
+            Some(Err(Garbage)) => {
+                worker.put_results_back(bytes, used);
+                return Err(ForThread);
+            }
+        };
+        let (time, all) = (record.time.unwrap_or(0), bytes.len());
         worker.put_results_back(bytes, all);
         let job = worker.legs.front().map(|leg| Arc::clone(&leg.part.job)).ok_or(ForThread)?;
         worker.advance(1);

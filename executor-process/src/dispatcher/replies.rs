@@ -17,6 +17,7 @@ use executor_core::TaskError;
 use super::Dispatcher;
 use super::time::Timer;
 use crate::attach;
+use crate::bulk::{Body, Outbound};
 use crate::job::{Answered, Finished, Part, read_answer};
 use crate::ring::{Record, Records, low};
 use crate::sync::Arc;
@@ -146,6 +147,13 @@ impl Dispatcher {
                 return Ok(());
             }
             let (job, items) = (Arc::clone(&leg.part.job), leg.part.items.clone());
+            if let Some(length) = record.bulk_length() {
+                // Before anything else: from here on it is taken, whatever becomes of it.
+                let (result, time) = (worker.outbound(length)?, record.time.unwrap_or(0));
+                *used += record.size();
+                self.handle_outbound(number, result, time)?;
+                continue;
+            }
             let verdict = worker.overrule(first);
             let most = if verdict.is_some() { 1 } else { begun.min(items.len() as u64) };
             let mut records = Records::new(&bytes[*used..], first, most);
@@ -177,6 +185,24 @@ impl Dispatcher {
                 return Err(Garbage);
             }
         }
+        Ok(())
+    }
+
+    /// The result of the task the worker is at is in its outbound memory.
+    fn handle_outbound(&mut self, number: u64, result: Outbound, time: u64) -> Result<(), Garbage> {
+        let Some(worker) = self.workers.get_mut(&number) else { return Ok(()) };
+        let task = worker.at_work_on().ok_or(Garbage)?;
+        let part = worker.match_reply(task)?;
+        let verdict = worker.overrule(task);
+        if let Some(end) = worker.time_out.take() {
+            self.timers.remove(&(end, Timer::TimeOut { worker: number, number: task }));
+        }
+        if part.job.start() {
+            self.shared.counters.started();
+        }
+        self.learn(part.job.head.function, time);
+        let answer = verdict.map_or(Ok(Body::Outbound(result)), Err);
+        self.answer(&part, answer, Duration::from_nanos(time));
         Ok(())
     }
 
@@ -260,8 +286,13 @@ impl Dispatcher {
                 }
                 let time = Duration::from_nanos(header.time);
                 self.go_on(number);
+                if let Some(worker) = self.workers.get_mut(&number)
+                    && worker.make_outbound(body.len())
+                {
+                    self.unsent.insert(number);
+                }
                 // Its time was up before it answered.
-                let answer = verdict.map_or(answer, Err);
+                let answer = verdict.map_or(answer.map(Body::Here), Err);
                 if attached.is_empty() {
                     self.answer(&part, answer, time);
                 } else {
@@ -280,7 +311,7 @@ impl Dispatcher {
     }
 
     /// An item is answered.
-    pub(super) fn answer(&mut self, part: &Part, answer: Result<&[u8], TaskError>, took: Duration) {
+    pub(super) fn answer(&mut self, part: &Part, answer: Result<Body<'_>, TaskError>, took: Duration) {
         // Counted before anybody can learn of it.
         if let Some(finished) = part.job.answer(part.items.start, answer, took) {
             self.finish(finished);

@@ -108,7 +108,8 @@ impl Dispatcher {
             self.next_index += 1;
         }
         let name = format!("{}-{index}", self.shared.settings.prefix);
-        let mut worker = Worker::new(number, index, name, ours, page);
+        let mut worker =
+            Worker::new(number, index, name, ours, page, self.shared.settings.memory_limit.is_none());
         worker.arm();
         worker.write_frame(Kind::Setup, 0, &self.shared.settings.setup);
         self.workers.insert(number, worker);

@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 use executor_core::TaskError;
 
 use super::Dispatcher;
+use crate::bulk::KEPT_FOR;
 
 /// How long a worker may take to end when there is nothing left for it, before it is killed.
 pub(super) const GRACE: Duration = Duration::from_secs(2);
@@ -19,6 +20,8 @@ pub(super) enum Timer {
     Deadline { order: u64 },
     /// Time to see whether the worker has been idle for long enough.
     KeepAlive { worker: u64 },
+    /// Time to see whether the worker has had nothing to do for so long that it gives its bulk memory up.
+    Bulk { worker: u64 },
     /// The worker should have ended by now.
     Grace { worker: u64 },
     /// The worker was killed, and should be dead by now.
@@ -81,6 +84,16 @@ impl Dispatcher {
                     self.retire(number);
                 } else {
                     self.watch_for_rest(number);
+                }
+            }
+            Timer::Bulk { worker: number } => {
+                let Some(worker) = self.workers.get_mut(&number) else { return };
+                worker.is_watched_bulk = false;
+                if worker.legs.is_empty() && worker.idle_since.elapsed() >= KEPT_FOR {
+                    worker.drop_bulk();
+                    self.unsent.insert(number);
+                } else {
+                    self.watch_bulk(number);
                 }
             }
             Timer::Grace { worker } => self.kill(worker),

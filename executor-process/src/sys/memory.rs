@@ -23,7 +23,7 @@ use std::io;
 use std::mem::size_of;
 use std::num::NonZeroUsize;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::ptr::NonNull;
+use std::ptr::{self, NonNull};
 use std::time::Duration;
 
 /// The mapped atomic words that the parent and one worker share: a page of control words, and a ring behind it.
@@ -99,7 +99,7 @@ impl SharedPage {
     /// Where the lower half of a word is: what the kernel compares.
     fn futex(&self, index: usize) -> *const u32 {
         let lower = usize::from(cfg!(target_endian = "big"));
-        std::ptr::from_ref(self.word(index)).cast::<u32>().wrapping_add(lower)
+        ptr::from_ref(self.word(index)).cast::<u32>().wrapping_add(lower)
     }
 
     /// The words behind the control words.
@@ -224,6 +224,88 @@ unsafe impl Send for Frozen {}
 // SAFETY: as above.
 unsafe impl Sync for Frozen {}
 
+/// Bytes that the parent and one worker pass by turns: memory of a fixed size, made once and used again and again.
+///
+/// * I6: `base` is a live mapping of `length` bytes, shared, readable and writable, until `drop`; the file behind it is sealed
+///   as in I2, so an access never raises SIGBUS.
+/// * I7: no reference to its bytes is made but by [`bytes`](Self::bytes). They are copied in and out through pointers, each
+///   byte once: whatever the other process does to them meanwhile, what arrives is some bytes.
+#[derive(Debug)]
+pub(crate) struct Bulk {
+    base: NonNull<u8>,
+    length: usize,
+}
+
+impl Bulk {
+    /// Makes it, and the descriptor by which the other process can open it.
+    pub(crate) fn create(length: usize) -> io::Result<(Self, OwnedFd)> {
+        let file = memory_file(c"worker-bulk", length)?;
+        Ok((Self::open(file.as_fd())?, file))
+    }
+
+    /// Maps it. The descriptor is not needed afterwards.
+    pub(crate) fn open(file: BorrowedFd<'_>) -> io::Result<Self> {
+        let size = usize::try_from(retry(|| fstat(file))?.st_size).ok().and_then(NonZeroUsize::new);
+        let seals = SealFlag::from_bits_retain(retry(|| fcntl(file, FcntlArg::F_GET_SEALS))?);
+        let Some(length) = size.filter(|_| seals.contains(SEALS)) else {
+            return Err(io::Error::new(io::ErrorKind::InvalidData, "not a file to pass bytes in"));
+        };
+        let access = ProtFlags::PROT_READ | ProtFlags::PROT_WRITE;
+        // SAFETY: I6: a new mapping at a place the kernel chooses, which overlaps no other memory.
+        let base = retry(|| unsafe { mmap(None, length, access, MapFlags::MAP_SHARED, file, 0) })?;
+        Ok(Self { base: base.cast(), length: length.get() })
+    }
+
+    pub(crate) const fn len(&self) -> usize {
+        self.length
+    }
+
+    /// Copies `bytes` to its beginning; false if they do not fit.
+    pub(crate) fn write(&self, bytes: &[u8]) -> bool {
+        let fits = bytes.len() <= self.length;
+        if fits {
+            // SAFETY: I6: as many bytes are there, and the caller's are no part of them; I7.
+            unsafe { ptr::copy_nonoverlapping(bytes.as_ptr(), self.base.as_ptr(), bytes.len()) };
+        }
+        fits
+    }
+
+    /// Copies what is at `from` on into `out`; false if it does not reach that far.
+    pub(crate) fn read(&self, from: usize, out: &mut [u8]) -> bool {
+        let fits = from.checked_add(out.len()).is_some_and(|end| end <= self.length);
+        if fits {
+            // SAFETY: I6: inside the mapping.
+            let start = unsafe { self.base.add(from) };
+            // SAFETY: I6, as many bytes are there, and `out` is no part of them; I7.
+            unsafe { ptr::copy_nonoverlapping(start.as_ptr(), out.as_mut_ptr(), out.len()) };
+        }
+        fits
+    }
+
+    /// The first `length` bytes, as far as it has as many.
+    ///
+    /// # Safety
+    ///
+    /// Nobody writes to them as long as this is borrowed.
+    pub(crate) unsafe fn bytes(&self, length: usize) -> Option<&[u8]> {
+        // SAFETY: I6, and the caller's promise.
+        (length <= self.length).then(|| unsafe { std::slice::from_raw_parts(self.base.as_ptr(), length) })
+    }
+}
+
+impl Drop for Bulk {
+    fn drop(&mut self) {
+        // SAFETY: I6: our own mapping in its whole length; borrows of its bytes have ended.
+        let unmapped = unsafe { munmap(self.base.cast(), self.length) };
+        debug_assert!(unmapped.is_ok(), "munmap of bulk memory: {unmapped:?}");
+    }
+}
+
+// SAFETY: I7: bytes are only copied through pointers, and the mapping belongs to no thread.
+unsafe impl Send for Bulk {}
+// SAFETY: as above; two threads that copied at the same time would get some bytes, as with the other process.
+unsafe impl Sync for Bulk {}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -257,6 +339,21 @@ mod tests {
             assert!(ftruncate(frozen.file(), 1).is_err());
         }
         Frozen::open(memory_file(c"test", 4096).unwrap()).unwrap_err();
+    }
+
+    #[test]
+    fn bulk_passes_bytes_within_its_size() {
+        let (ours, file) = Bulk::create(10_000).unwrap();
+        let theirs = Bulk::open(file.as_fd()).unwrap();
+        assert_eq!((ours.len(), theirs.len()), (10_000, 10_000));
+        assert!(ours.write(&[7; 10_000]) && !ours.write(&[7; 10_001]));
+        let mut out = [0; 100];
+        assert!(theirs.read(9_900, &mut out) && out == [7; 100]);
+        assert!(!theirs.read(9_901, &mut out) && !theirs.read(usize::MAX, &mut out));
+        // SAFETY: nobody writes.
+        let bytes = [0, 10_000, 10_001].map(|length| unsafe { theirs.bytes(length) }.map(<[u8]>::len));
+        assert_eq!(bytes, [Some(0), Some(10_000), None]);
+        Bulk::open(unsealed_file(c"test", 100).unwrap().as_fd()).unwrap_err();
     }
 
     #[test]
