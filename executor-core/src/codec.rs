@@ -10,8 +10,9 @@
 //! most 1 MiB ahead. Bytes left over are an error. The user's `Serialize` and `Deserialize` may panic: that is one too.
 
 use std::any::{Any, TypeId};
+use std::io;
 
-use crate::panic_report;
+use crate::{os, panic_report};
 use bincode::Decode;
 use bincode::config::{Configuration, Limit, LittleEndian, Varint};
 use bincode::de::read::Reader;
@@ -34,7 +35,8 @@ use serde::de::DeserializeOwned;
 /// ```
 pub fn encode<T: Serialize + ?Sized>(value: &T, out: &mut Vec<u8>) -> Result<(), Box<str>> {
     let start = out.len();
-    let written = panic_report::catch(|| bincode::serde::encode_into_std_write(value, out, FORMAT));
+    let written =
+        panic_report::catch(|| bincode::serde::encode_into_std_write(value, &mut Sink(out), FORMAT));
     let problem: Box<str> = match written {
         Ok(Ok(_)) => return Ok(()),
         Ok(Err(error)) => error.to_string().into(),
@@ -114,11 +116,11 @@ pub fn encode_payload<T: Serialize + 'static>(value: &T, out: &mut Vec<u8>) -> R
     }
     with_simple_types!(write_number);
     if let Some(bytes) = any.downcast_ref::<Vec<u8>>() {
-        out.extend_from_slice(bytes);
+        append(out, bytes);
         return Ok(());
     }
     if let Some(text) = any.downcast_ref::<String>() {
-        out.extend_from_slice(text.as_bytes());
+        append(out, text.as_bytes());
         return Ok(());
     }
     encode(value, out)
@@ -195,13 +197,40 @@ pub fn decode_copied<T: DeserializeOwned + 'static>(mut bytes: impl Bytes) -> Re
     let simple = TypeId::of::<T>() == TypeId::of::<Vec<u8>>() || TypeId::of::<T>() == TypeId::of::<String>();
     if simple || is_number::<T>() {
         let mut copy = vec![0; bytes.left()];
-        if !bytes.take(&mut copy) {
+        if Copied(&mut bytes).read(&mut copy).is_err() {
             return Err("bytes are missing".into());
         }
         return decode_simple(copy);
     }
     let length = bytes.left();
     read_all(length, || decode_front(Copied(&mut bytes), length))
+}
+
+/// Appends bytes; large ones to memory that is told so.
+fn append(out: &mut Vec<u8>, bytes: &[u8]) {
+    out.reserve(bytes.len());
+    os::expect_filling(out.spare_capacity_mut().as_ptr().cast(), bytes.len());
+    out.extend_from_slice(bytes);
+}
+
+/// What is encoded into.
+struct Sink<'a>(&'a mut Vec<u8>);
+
+impl io::Write for Sink<'_> {
+    #[inline]
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.write_all(bytes).map(|()| bytes.len())
+    }
+
+    #[inline]
+    fn write_all(&mut self, bytes: &[u8]) -> io::Result<()> {
+        append(self.0, bytes);
+        Ok(())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
 }
 
 /// Of what is written without the format, bytes and text keep their memory.
@@ -250,6 +279,7 @@ impl Reader for Source<'_> {
         let missing = out.len().saturating_sub(self.0.len());
         let (front, rest) =
             self.0.split_at_checked(out.len()).ok_or(DecodeError::UnexpectedEnd { additional: missing })?;
+        os::expect_filling(out.as_ptr(), out.len());
         out.copy_from_slice(front);
         self.0 = rest;
         Ok(())
@@ -277,6 +307,7 @@ struct Copied<'a, B>(&'a mut B);
 impl<B: Bytes> Reader for Copied<'_, B> {
     fn read(&mut self, out: &mut [u8]) -> Result<(), DecodeError> {
         let missing = out.len().saturating_sub(self.0.left());
+        os::expect_filling(out.as_ptr(), out.len());
         if self.0.take(out) { Ok(()) } else { Err(DecodeError::UnexpectedEnd { additional: missing }) }
     }
 }

@@ -1,4 +1,4 @@
-//! Threads by number, the system's and our own; and a clock in two precisions, of which one costs almost nothing.
+//! Threads by number, the system's and our own; a clock in two precisions, of which one costs almost nothing; and large memory.
 
 use std::time::Duration;
 
@@ -32,6 +32,25 @@ fn read_clock(clock: libc::clockid_t) -> Duration {
     unsafe { libc::clock_gettime(clock, &raw mut now) };
     let (seconds, nanoseconds) = (u64::try_from(now.tv_sec), u32::try_from(now.tv_nsec));
     Duration::new(seconds.unwrap_or(0), nanoseconds.unwrap_or(0))
+}
+
+/// Memory of this size or more is worth a system call before it is filled.
+const LARGE: usize = 4 << 20;
+
+/// Says that this memory, none of which was touched yet, is about to be filled: the system then gives it in large pages, where
+/// it does so when asked, and not in thousands of small ones. Of what was touched, or is small, nothing changes.
+pub(crate) fn expect_filling(start: *const u8, length: usize) {
+    #[cfg(target_os = "linux")]
+    if length >= LARGE {
+        const PAGE: usize = 4096; // a part of the true one is as good: what is not aligned is refused
+        let skipped = start.align_offset(PAGE);
+        let (start, length) = (start.wrapping_add(skipped), length.saturating_sub(skipped) / PAGE * PAGE);
+        // SAFETY: the advice changes neither the contents of memory nor who may access it, whosever it is. That it is not taken
+        // is no matter.
+        unsafe { libc::madvise(start.cast_mut().cast(), length, libc::MADV_HUGEPAGE) };
+    }
+    #[cfg(not(target_os = "linux"))]
+    let _ = (start, length);
 }
 
 /// The system's number of this thread; 0 where it has none that can be had.

@@ -31,7 +31,7 @@ use crate::ring::{self, BELL, Ring, Told, Writer};
 use crate::share::Segment;
 use crate::sync::{Arc, Ordering};
 use crate::sys::limits::{Applied, Limit, Memory, cpu_time};
-use crate::sys::memory::{Bulk, SharedPage};
+use crate::sys::memory::{self, Bulk, SharedPage};
 use crate::sys::process;
 use crate::sys::socket::{self, Blocking};
 use crate::wire::{CallHead, HEADER, Header, Kind, Setup, Status, decode_limits, take_sized, take_word};
@@ -88,6 +88,9 @@ const BROKEN: i32 = 239;
 
 /// How much is read at once, in bytes: a batch of small tasks, or a good piece of a large one.
 const READ: usize = 64 * 1024;
+
+/// How large the memory is that is kept for encoding results, in bytes. More spares page faults; less keeps less.
+const KEPT: usize = 4 << 20;
 
 /// How long results may lie in the ring while the worker goes on, before it tells the parent. Shorter wakes the parent
 /// more often; longer leaves it less time to send more before the worker has nothing left.
@@ -260,6 +263,9 @@ impl Worker {
                     // One that cannot be mapped fails the tasks that come by it.
                     let file = self.arrived.pop_front().ok_or(Broken)?;
                     *way = file.and_then(|file| Bulk::open(file.as_fd()).ok());
+                } else {
+                    self.out = Vec::new();
+                    memory::give_freed_memory_back();
                 }
                 Ok(())
             }
@@ -283,6 +289,9 @@ impl Worker {
             {
                 problem = Some(format!("could not limit {limit:?} to {value}: {error}"));
             }
+        }
+        if (setup.memory_limit, setup.max_memory_growth) == (None, None) {
+            memory::keep_freed_memory();
         }
         self.begin_frame();
         let mut status = Status::Returned;
@@ -526,7 +535,7 @@ impl Worker {
 
     fn begin_frame(&mut self) {
         self.out.clear();
-        self.out.shrink_to(4 * READ); // a large result does not stay
+        self.out.shrink_to(KEPT); // a huge result does not stay
         self.out.resize(HEADER, 0);
     }
 

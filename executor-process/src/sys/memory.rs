@@ -306,6 +306,26 @@ unsafe impl Send for Bulk {}
 // SAFETY: as above; two threads that copied at the same time would get some bytes, as with the other process.
 unsafe impl Sync for Bulk {}
 
+/// From here on the allocator keeps what is freed, up to 64 MiB at the end of its heap, instead of giving it back to the system
+/// and taking it again, page by page, for the next large message. A worker has one thread, and does this before it runs
+/// anything.
+pub(crate) fn keep_freed_memory() {
+    #[cfg(target_env = "gnu")]
+    for (option, bytes) in [(libc::M_MMAP_THRESHOLD, 32 << 20), (libc::M_TRIM_THRESHOLD, 64 << 20)] {
+        // SAFETY: sets a number in the allocator, under its lock.
+        unsafe { libc::mallopt(option, bytes) };
+    }
+}
+
+/// Gives back what the allocator has kept.
+pub(crate) fn give_freed_memory_back() {
+    #[cfg(target_env = "gnu")]
+    // SAFETY: the allocator's own affair, under its lock.
+    unsafe {
+        libc::malloc_trim(0)
+    };
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
