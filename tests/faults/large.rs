@@ -7,7 +7,7 @@ use nix::sys::signal::Signal;
 
 use crate::procfs::{state_of, workers};
 use crate::scene::{Runs, assert_full, death, isolated, kill, note, spin};
-use crate::support::{Random, eventually};
+use crate::support::{Random, Turnstile, eventually, pass};
 
 const LARGE: usize = 64 << 20;
 
@@ -160,5 +160,131 @@ fn workers_killed_at_random_among_large_messages() {
         println!("{well} well, {ill} died");
         runs.assert_none_twice();
         assert_full(&pool, 1);
+    });
+}
+
+/// Bytes that tell where they stand and whose they are.
+fn marked(length: usize, seed: u64) -> Vec<u8> {
+    (0..length as u64).map(|at| ((at ^ seed).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 56) as u8).collect()
+}
+
+/// How many mappings of memory for large messages this process has.
+fn bulk_mappings() -> usize {
+    std::fs::read_to_string("/proc/self/maps").unwrap().matches("worker-bulk").count()
+}
+
+/// Around the borders of every way a message can take, growing and shrinking, on one worker.
+#[test]
+fn messages_of_every_size_keep_every_byte() {
+    isolated(|| {
+        let pool = ProcessPoolExecutor::new(1).unwrap();
+        let sizes =
+            [0, 1, 8_000, 8_191, 8_192, 8_193, 65_535, 65_536, 70_000, 1 << 20, 200_000, 3 << 20, 9_000];
+        for (seed, size) in (0..).zip(sizes.into_iter().chain(sizes)) {
+            let bytes = marked(size, seed);
+            assert!(pool.submit(|bytes: Vec<u8>| bytes, bytes.clone()).result().unwrap() == bytes, "{size}");
+            // By serde, and two of them at once: one by memory, one by the socket.
+            let nested = (seed, Some(bytes.clone()));
+            let echo = |pair: (u64, Option<Vec<u8>>)| pair;
+            let (first, second) = (pool.submit(echo, nested.clone()), pool.submit(echo, nested.clone()));
+            assert!(first.result().unwrap() == nested && second.result().unwrap() == nested, "{size}");
+        }
+        assert!(bulk_mappings() > 0);
+        assert_full(&pool, 1);
+    });
+}
+
+/// The arguments of a chunk lie in memory together; one of the items is stuck, so the rest of its chunk is taken back, and the
+/// memory used again, while the worker has read only some of it.
+#[test]
+fn large_items_of_a_chunk_behind_a_stuck_one_run_elsewhere() {
+    isolated(|| {
+        let pool = ProcessPoolExecutor::new(2).unwrap();
+        let mut turnstile = Turnstile::new();
+        let items: Vec<_> = (0..24_u64).map(|n| (turnstile.ticket(), n, marked(20_000, n))).collect();
+        let mut results = pool.options().chunk_size(6).buffer_size(24).unordered().map(
+            |(ticket, n, bytes): (String, u64, Vec<u8>)| {
+                if n == 1 {
+                    pass(&ticket);
+                }
+                (n, bytes)
+            },
+            items,
+        );
+        let mut seen = Vec::new();
+        // All but the chunk of the stuck one, which is answered as a whole.
+        for result in results.by_ref().take(18) {
+            let (n, bytes) = result.unwrap();
+            assert!(bytes == marked(20_000, n), "{n}");
+            seen.push(n);
+        }
+        turnstile.open();
+        for result in results {
+            let (n, bytes) = result.unwrap();
+            assert!(bytes == marked(20_000, n), "{n}");
+            seen.push(n);
+        }
+        seen.sort_unstable();
+        assert!(seen.into_iter().eq(0..24));
+        assert_full(&pool, 2);
+    });
+}
+
+/// A worker may write what it likes into that memory, also while its result is being read there: what arrives is some bytes
+/// or an error, in this task alone.
+#[test]
+fn a_worker_that_scribbles_in_its_memory_spoils_its_own_results() {
+    isolated(|| {
+        fn scribble(bytes: Vec<u8>) -> (u64, String, Vec<u8>) {
+            static SCRIBBLES: std::sync::Once = std::sync::Once::new();
+            SCRIBBLES.call_once(|| {
+                drop(std::thread::spawn(|| {
+                    for round in 0_u64.. {
+                        let maps = std::fs::read_to_string("/proc/self/maps").unwrap();
+                        for line in maps.lines().filter(|line| line.contains("worker-bulk")) {
+                            let (start, end) = line.split(' ').next().unwrap().split_once('-').unwrap();
+                            let [start, end] = [start, end].map(|at| usize::from_str_radix(at, 16).unwrap());
+                            for at in (start..end).step_by(64) {
+                                let place = std::ptr::with_exposed_provenance_mut::<u64>(at);
+                                // SAFETY: mapped when we looked; if it is no more, this process ends, as is fair.
+                                unsafe { place.write_volatile(round.wrapping_mul(0x9e37_79b9_7f4a_7c15)) };
+                            }
+                        }
+                    }
+                }));
+            });
+            (7, "text".repeat(20_000), bytes)
+        }
+        let pool = ProcessPoolExecutor::new(1).unwrap();
+        for round in 0..60 {
+            match pool.submit(scribble, marked(100_000, round)).result() {
+                Ok((_, text, bytes)) => assert!(text.len() + bytes.len() < 10_000_000),
+                Err(TaskError::Decode(_) | TaskError::WorkerDied(_)) => {}
+                Err(error) => panic!("{error}"),
+            }
+        }
+        pool.kill_workers();
+    });
+}
+
+/// The memory is given up by a worker that has nothing to do, and made again; there is none where memory is limited.
+#[test]
+fn the_memory_of_large_messages_goes_with_the_work() {
+    isolated(|| {
+        let echo = |bytes: Vec<u8>| bytes;
+        let pool = ProcessPoolExecutor::new(1).unwrap();
+        for round in 0..2 {
+            for seed in 0..3 {
+                let bytes = marked(500_000, round + seed);
+                assert!(pool.submit(echo, bytes.clone()).result().unwrap() == bytes);
+            }
+            assert_eq!(bulk_mappings(), 2, "one each way");
+            eventually(|| bulk_mappings() == 0);
+        }
+        drop(pool);
+        let limited = ProcessPoolExecutor::builder().max_workers(1).memory_limit(1 << 30).build().unwrap();
+        let bytes = marked(500_000, 9);
+        assert!(limited.submit(echo, bytes.clone()).result().unwrap() == bytes);
+        assert_eq!(bulk_mappings(), 0);
     });
 }
