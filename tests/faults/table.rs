@@ -491,10 +491,9 @@ fn endings() -> Vec<Row> {
             while_unwinding(ThreadPoolExecutor::new(1).unwrap())
         }),
         among_processes("shutdown_now of a full queue", "every one answered", same, |pool| {
-            let futures: Vec<_> = (0..1000).map(|n| pool.submit(|n: u32| n, n)).collect();
             // What was accepted before is finished first, so that what is counted below is not cancelled.
-            let last = futures.len() - 1;
-            futures[last].wait();
+            eventually(|| pool.stats().finished == pool.stats().submitted);
+            let futures: Vec<_> = (0..1000).map(|n| pool.submit(|n: u32| n, n)).collect();
             pool.shutdown_now();
             format!("every one answered: {}", futures.iter().all(TaskFuture::is_done))
         }),
