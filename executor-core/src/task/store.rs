@@ -4,22 +4,33 @@
 //! thread takes the lock of the other one's heap, once for each task, and the two get into each other's way. So a thread
 //! keeps what it frees in *magazines* of [`ROUNDS`], and takes from there what it needs; full and empty magazines change
 //! hands in the *depot*, under a lock that is taken once for a magazine. (The magazine layer of Bonwick and Adams 2001.)
+//! What is new is carved out of *slabs*, whose memory is asked for once for a thousand cells.
 //!
-//! Nobody waits for the lock of the depot: who does not get it goes to the allocator. So a forked child, which may have
-//! inherited it locked, is none the worse. What does not fit into a class goes to the allocator, too. What is kept is bounded:
-//! two magazines a thread, which go when it ends, and [`MOST_KEPT`] in the depot.
+//! Nobody waits for the lock of the depot: who does not get it carves. So a forked child, which may have inherited it locked,
+//! is none the worse. What does not fit into a class goes to the allocator. What is kept is bounded: for each thread two
+//! magazines and the rest of a slab, which go when it ends, and [`MOST_KEPT`] in the depot.
 //!
-//! * **K1** A block in a magazine is an allocation of its class's layout that nobody uses.
+//! * **K1** A block in a magazine is one of its class's, carved out of a slab that is there, and nobody uses it.
 //! * **K2** A cell's memory comes from `take` and goes back by `give` with the same layout, so it is of the same class.
+//! * **K3** A slab is `SLAB` bytes, aligned to as many; its head counts its blocks that are out: in use, in a magazine, or not
+//!   carved yet. Whoever gives the last of them back frees it, and nobody else has one.
 
 use std::alloc::{Layout, alloc, dealloc, handle_alloc_error};
 use std::cell::RefCell;
 use std::ptr::NonNull;
 
-use crate::sync::system::Mutex;
+use crate::sync::system::{AtomicU32, Mutex, Ordering, fence};
 
 /// Blocks in a magazine. More makes fewer trips to the depot; fewer keeps less.
 const ROUNDS: usize = 64;
+
+/// The size of a slab in bytes, and its alignment. More asks the allocator less often; fewer is pinned by one cell that stays.
+const SLAB: usize = 64 * 1024;
+
+const SLAB_LAYOUT: Layout = match Layout::from_size_align(SLAB, SLAB) {
+    Ok(layout) => layout,
+    Err(_) => panic!("a power of two"),
+};
 
 /// Full magazines in the depot, for each class: half a megabyte of the smaller.
 const MOST_KEPT: usize = 128;
@@ -36,6 +47,19 @@ const IS_ON: bool = !cfg!(any(loom, miri, tsan, asan));
 /// K1.
 #[derive(Debug)]
 struct Block(NonNull<u8>);
+
+/// The head of a slab, in the place of its first block.
+struct Slab {
+    /// How many of its blocks are out (K3).
+    out: AtomicU32,
+}
+
+/// What was not carved yet of a slab.
+#[derive(Debug)]
+struct Fresh {
+    next: NonNull<u8>,
+    left: usize,
+}
 
 // SAFETY: K1: nobody uses it, and memory belongs to no thread.
 unsafe impl Send for Block {}
@@ -58,8 +82,7 @@ struct Pair {
     class: usize,
     current: Magazine,
     other: Magazine,
-    /// How many blocks to allocate when there is none: doubled each time, up to a magazine.
-    refill: usize,
+    fresh: Option<Fresh>,
 }
 
 thread_local! {
@@ -69,13 +92,25 @@ thread_local! {
 /// Memory of this layout.
 #[inline]
 pub(super) fn take(layout: Layout) -> NonNull<u8> {
-    let kept = class_of(layout)
-        .and_then(|class| KEPT.try_with(|kept| kept.try_borrow_mut().ok()?[class].take()).ok().flatten());
-    let memory = kept.map(|block| block.0).or_else(|| {
-        // SAFETY: a cell's layout is never empty, nor is a class.
-        NonNull::new(unsafe { alloc(whole(layout)) })
-    });
-    memory.unwrap_or_else(|| handle_alloc_error(layout))
+    let Some(class) = class_of(layout) else {
+        // SAFETY: a cell's layout is never empty.
+        let memory = unsafe { alloc(layout) };
+        return NonNull::new(memory).unwrap_or_else(|| handle_alloc_error(layout));
+    };
+    let kept = KEPT.try_with(|kept| kept.try_borrow_mut().ok().map(|mut kept| kept[class].take()));
+    kept.ok().flatten().unwrap_or_else(|| carve_one(class)).0
+}
+
+/// A block for a thread that keeps none any more, since it is being torn down.
+#[cold]
+fn carve_one(class: usize) -> Block {
+    let mut fresh = Fresh::new(class);
+    fresh.left -= 1;
+    let block = Block(fresh.next);
+    // SAFETY: inside the slab, which has more than one block.
+    fresh.next = unsafe { fresh.next.add(CLASSES[class]) };
+    fresh.give_up();
+    block
 }
 
 /// Gives memory back.
@@ -85,18 +120,20 @@ pub(super) fn take(layout: Layout) -> NonNull<u8> {
 /// It came from [`take`] with this layout, and nobody uses it any more.
 #[inline]
 pub(super) unsafe fn give(memory: NonNull<u8>, layout: Layout) {
+    let Some(class) = class_of(layout) else {
+        // SAFETY: K2: it was allocated with this layout.
+        unsafe { dealloc(memory.as_ptr(), layout) };
+        return;
+    };
     let mut block = Some(Block(memory));
-    if let Some(class) = class_of(layout) {
-        // Not while the thread is being torn down.
-        let _ = KEPT.try_with(|kept| {
-            if let Ok(mut kept) = kept.try_borrow_mut() {
-                block.take().into_iter().for_each(|block| kept[class].give(block));
-            }
-        });
-    }
+    // Not while the thread is being torn down.
+    let _ = KEPT.try_with(|kept| {
+        if let Ok(mut kept) = kept.try_borrow_mut() {
+            block.take().into_iter().for_each(|block| kept[class].give(block));
+        }
+    });
     if let Some(Block(memory)) = block {
-        // SAFETY: K2.
-        unsafe { dealloc(memory.as_ptr(), whole(layout)) };
+        give_back(memory, 1);
     }
 }
 
@@ -106,29 +143,69 @@ fn class_of(layout: Layout) -> Option<usize> {
     CLASSES.iter().position(|size| fits && layout.size() <= *size)
 }
 
-/// What is really allocated for a layout: all of its class.
-#[inline]
-fn whole(layout: Layout) -> Layout {
-    class_of(layout).map_or(layout, layout_of)
+impl Fresh {
+    /// A new slab.
+    fn new(class: usize) -> Self {
+        let left = SLAB / CLASSES[class] - 1;
+        // SAFETY: it has bytes.
+        let slab =
+            NonNull::new(unsafe { alloc(SLAB_LAYOUT) }).unwrap_or_else(|| handle_alloc_error(SLAB_LAYOUT));
+        let head = Slab { out: AtomicU32::new(u32::try_from(left).unwrap_or(u32::MAX)) };
+        // SAFETY: the beginning of new memory, which is aligned for it and has room.
+        unsafe { slab.cast::<Slab>().write(head) };
+        // SAFETY: inside the slab, whose first block is the head.
+        let next = unsafe { slab.add(CLASSES[class]) };
+        Self { next, left }
+    }
+
+    /// Puts the next blocks into an empty magazine, so that the first comes out first, and says whether any is left. None of
+    /// them is touched.
+    fn carve(&mut self, class: usize, magazine: &mut Magazine) -> bool {
+        let count = self.left.min(ROUNDS);
+        for at in (0..count).rev() {
+            // SAFETY: `left` blocks lie there, all inside the slab.
+            magazine.push(Block(unsafe { self.next.add(at * CLASSES[class]) }));
+        }
+        self.left -= count;
+        // SAFETY: inside the slab, or at its end.
+        self.next = unsafe { self.next.add(count * CLASSES[class]) };
+        self.left > 0
+    }
+
+    /// Gives back what was not carved.
+    fn give_up(self) {
+        if self.left > 0 {
+            give_back(self.next, u32::try_from(self.left).unwrap_or(u32::MAX));
+        }
+    }
 }
 
-#[inline]
-fn layout_of(class: usize) -> Layout {
-    Layout::from_size_align(CLASSES[class], ALIGNMENT).expect("the classes are small powers of two")
+/// Gives so many blocks back to the slab of one of them, which is freed if they were the last (K3).
+fn give_back(block: NonNull<u8>, count: u32) {
+    let slab = block.as_ptr().map_addr(|address| address & !(SLAB - 1)).cast::<Slab>();
+    // SAFETY: K3: the slab is there, since blocks of it are out.
+    let out = unsafe { &(*slab).out };
+    // ORDERING: release, for the last one: what others did with their blocks comes before the slab is freed.
+    if out.fetch_sub(count, Ordering::Release) == count {
+        // ORDERING: acquire: pairs with the release of all the others.
+        fence(Ordering::Acquire);
+        // SAFETY: K3: allocated with this layout by `Fresh::new`, and nobody has a block of it any more.
+        unsafe { dealloc(slab.cast(), SLAB_LAYOUT) };
+    }
 }
 
 impl Pair {
     const fn new(class: usize) -> Self {
-        Self { class, current: Vec::new(), other: Vec::new(), refill: 1 }
+        Self { class, current: Vec::new(), other: Vec::new(), fresh: None }
     }
 
     #[inline]
-    fn take(&mut self) -> Option<Block> {
-        self.current.pop().or_else(|| self.take_from_other())
+    fn take(&mut self) -> Block {
+        self.current.pop().unwrap_or_else(|| self.take_from_other())
     }
 
     #[cold]
-    fn take_from_other(&mut self) -> Option<Block> {
+    fn take_from_other(&mut self) -> Block {
         std::mem::swap(&mut self.current, &mut self.other);
         if self.current.is_empty() {
             let full = DEPOTS[self.class].try_lock().and_then(|mut depot| {
@@ -138,21 +215,19 @@ impl Pair {
             });
             match full {
                 Some(full) => self.current = full,
-                None => self.allocate(),
+                None => self.carve(),
             }
         }
-        self.current.pop()
+        self.current.pop().expect("filled just now")
     }
 
-    /// Fills the empty magazine from the allocator: who needs many gets them side by side, and comes here seldom.
-    fn allocate(&mut self) {
+    /// Fills the empty magazine with what was never used.
+    fn carve(&mut self) {
         self.current.reserve_exact(ROUNDS);
-        for _ in 0..self.refill {
-            // SAFETY: a class is not empty.
-            let memory = unsafe { alloc(layout_of(self.class)) };
-            self.current.extend(NonNull::new(memory).map(Block));
+        let mut fresh = self.fresh.take().unwrap_or_else(|| Fresh::new(self.class));
+        if fresh.carve(self.class, &mut self.current) {
+            self.fresh = Some(fresh);
         }
-        self.refill = ROUNDS.min(2 * self.refill);
     }
 
     /// Keeps a block.
@@ -174,7 +249,7 @@ impl Pair {
                     depot.full.push(std::mem::replace(&mut self.current, empty));
                 }
                 // All of it, so that the next time is as far away as ever.
-                _ => free_all(self.class, &mut self.current),
+                _ => free_all(&mut self.current),
             }
         }
         if self.current.capacity() == 0 {
@@ -183,17 +258,24 @@ impl Pair {
     }
 }
 
-fn free_all(class: usize, magazine: &mut Magazine) {
-    for Block(memory) in magazine.drain(..) {
-        // SAFETY: K1.
-        unsafe { dealloc(memory.as_ptr(), layout_of(class)) };
+/// Gives back all blocks of a magazine; neighbours together.
+fn free_all(magazine: &mut Magazine) {
+    let slab_of = |block: &Block| block.0.addr().get() & !(SLAB - 1);
+    for neighbours in magazine.chunk_by(|one, other| slab_of(one) == slab_of(other)) {
+        if let Some(Block(memory)) = neighbours.first() {
+            give_back(*memory, u32::try_from(neighbours.len()).unwrap_or(u32::MAX));
+        }
     }
+    magazine.clear();
 }
 
 /// A thread ends: what it kept goes.
 impl Drop for Pair {
     fn drop(&mut self) {
-        free_all(self.class, &mut self.current);
-        free_all(self.class, &mut self.other);
+        free_all(&mut self.current);
+        free_all(&mut self.other);
+        if let Some(fresh) = self.fresh.take() {
+            fresh.give_up();
+        }
     }
 }
