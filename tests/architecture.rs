@@ -32,7 +32,7 @@ const PROCESS: &[&[&str]] = &[
     &["worker", "job"],
     &["zygote", "startup"],
     &["worker_main"],
-    &["call", "wire", "gate", "ring", "bulk", "share", "descriptor", "attach"],
+    &["call", "wire", "gate", "ring", "bell", "bulk", "share", "descriptor", "attach"],
     &["image", "sys", "sync"],
 ];
 

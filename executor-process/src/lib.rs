@@ -11,7 +11,7 @@
 //!   worker · job         one child · what it is to run
 //!   zygote · startup     the fork server and its start before `main`, on both sides
 //!                                                             worker_main     the loop that runs tasks
-//!   call · wire · gate · ring · bulk                          what crosses, and how
+//!   call · wire · gate · ring · bell · bulk                   what crosses, and how
 //!   share · descriptor · attach                               what may travel beside the bytes
 //!   image · sys · sync   addresses, system calls, locks
 //! ```
@@ -24,6 +24,8 @@ compile_error!(
 
 #[cfg(target_os = "linux")]
 mod attach;
+#[cfg(target_os = "linux")]
+mod bell;
 #[cfg(target_os = "linux")]
 mod builder;
 #[cfg(target_os = "linux")]

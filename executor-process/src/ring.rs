@@ -4,7 +4,7 @@
 //! ```text
 //!   COMMITTED   words the worker has written, ever              written by the worker
 //!   TAKEN       words the parent has copied out, ever           written by the parent
-//!   BELL        FRAME, WAITER: ring when there is something     set by the parent, taken by the worker
+//!   BELL        who is told when there is something             see [`bell`](crate::bell)
 //!   ring        RING_WORDS words; word n of the stream is at n modulo RING_WORDS
 //!
 //!   record      a head word { number of the task: 32 bits · TIMED: 1 bit · BULK: 1 bit · length of the body: 30 bits }
@@ -17,17 +17,13 @@
 //! * What does not fit goes through the socket, after what was committed before and ahead of what is committed later: the
 //!   socket takes it before the next commit. So a record with another number than the one expected means: the answer in
 //!   between is in the socket.
-//! * The **parent** sets BELL, looks at COMMITTED once more, and sleeps. The **worker** commits, and later takes BELL; if
-//!   it was set, it sends a `Bell` through the socket. Both have a full fence in between, so one of them sees the other.
-//! * A thread of the parent that waits for the one result to come may turn BELL from FRAME to WAITER, and sleep on it as long
-//!   as it is that: the worker that takes it wakes whoever does. It turns it back, by a compare-and-swap, before it sleeps on
-//!   something else; so does the worker when it answers by the socket, of which nobody is told who sleeps there.
 //! * Hostile bytes: the parent copies words out and looks at nothing but the copy. It believes COMMITTED only within the
 //!   ring's size ahead of its own count, and a length only within what it has copied.
 
 use std::time::{Duration, Instant};
 
-use crate::sync::{Arc, AtomicU64, Ordering, fence};
+use crate::bell::{Bell, Told, WAITER};
+use crate::sync::{Arc, AtomicU64, Ordering};
 use crate::sys::memory::{RING_WORDS, SharedPage};
 use crate::wire::Garbage;
 
@@ -39,10 +35,6 @@ const COMMITTED: usize = 64;
 const TAKEN: usize = 128;
 pub(crate) const BELL: usize = 192;
 
-/// Values of BELL: the worker rings by a frame, or wakes who sleeps on it. 0: it does nothing.
-const FRAME: u64 = 1;
-const WAITER: u32 = 2;
-
 const TIMED: u64 = 1 << 31;
 const BULK: u64 = 1 << 30;
 const WORD: usize = size_of::<u64>();
@@ -52,7 +44,7 @@ const WORD: usize = size_of::<u64>();
 pub(crate) struct Ring<'a> {
     committed: &'a AtomicU64,
     taken: &'a AtomicU64,
-    bell: &'a AtomicU64,
+    pub(crate) bell: Bell<'a>,
     words: &'a [AtomicU64],
 }
 
@@ -62,19 +54,9 @@ impl<'a> Ring<'a> {
         Self {
             committed: page.word(COMMITTED),
             taken: page.word(TAKEN),
-            bell: page.word(BELL),
+            bell: Bell::new(page.word(BELL)),
             words: page.ring_words(),
         }
-    }
-
-    /// Lets nobody sleep on BELL any more; says whether somebody may have done so.
-    pub(crate) fn turn_bell_back(&self) -> bool {
-        // ORDERING: relaxed: the word carries no data; the futex orders the wake after it.
-        self.bell.load(Ordering::Relaxed) == u64::from(WAITER)
-            && self
-                .bell
-                .compare_exchange(u64::from(WAITER), FRAME, Ordering::AcqRel, Ordering::Relaxed)
-                .is_ok()
     }
 
     fn word(&self, position: u64) -> &AtomicU64 {
@@ -139,8 +121,7 @@ impl Writer {
 
     /// Whether there is something to tell, and nobody sleeps who waits for it.
     pub(crate) fn is_early(&self, ring: Ring<'_>) -> bool {
-        // ORDERING: relaxed: a hint.
-        self.owes_bell && ring.bell.load(Ordering::Relaxed) == FRAME
+        self.owes_bell && ring.bell.is_set()
     }
 
     /// Whether the parent has everything: then there is nothing to tell.
@@ -160,55 +141,31 @@ impl Writer {
         if !std::mem::take(&mut self.owes_bell) || self.is_taken(ring) {
             return None;
         }
-        // ORDERING: the fences, here and in `Reader::arm`: of the worker's commit and its look at BELL, and the parent's
-        // BELL and its look at COMMITTED, not both looks can come first.
-        fence(Ordering::SeqCst);
-        if ring.bell.load(Ordering::Relaxed) == 0 {
-            return None;
-        }
-        match ring.bell.swap(0, Ordering::Relaxed) {
-            0 => None,
-            FRAME => Some(Told::Dispatcher),
-            _ => Some(Told::Waiter),
-        }
+        ring.bell.take()
     }
-}
-
-/// Whom the worker tells of results.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Told {
-    /// By a frame.
-    Dispatcher,
-    /// By waking it.
-    Waiter,
 }
 
 /// A bell that was turned to a thread that waits.
 #[derive(Debug)]
-pub(crate) struct Bell(Arc<SharedPage>);
+pub(crate) struct TurnedBell(Arc<SharedPage>);
 
-impl Bell {
+impl TurnedBell {
     /// Turns a bell that is set; none if it has rung.
-    pub(crate) fn turn(page: &Arc<SharedPage>) -> Option<Self> {
-        let bell = Ring::of(page).bell;
-        // ORDERING: relaxed: the word carries no data. Whoever takes it next finds either value.
-        let turned = bell.compare_exchange(FRAME, u64::from(WAITER), Ordering::Relaxed, Ordering::Relaxed);
-        turned.is_ok().then(|| Self(Arc::clone(page)))
+    pub(crate) fn new(page: &Arc<SharedPage>) -> Option<Self> {
+        Ring::of(page).bell.turn().then(|| Self(Arc::clone(page)))
     }
 
     /// Sleeps until it rings, or turns it back after `patience`; says which.
     pub(crate) fn wait(self, patience: Duration) -> bool {
-        let start = Instant::now();
-        loop {
-            self.0.sleep_while(BELL, WAITER, patience.saturating_sub(start.elapsed()));
-            // ORDERING: acquire, so that what was committed before it rang is seen.
-            if Ring::of(&self.0).bell.load(Ordering::Acquire) != u64::from(WAITER) {
-                return true;
+        let (bell, start) = (Ring::of(&self.0).bell, Instant::now());
+        while bell.is_turned() {
+            let left = patience.saturating_sub(start.elapsed());
+            if left.is_zero() {
+                return !bell.turn_back();
             }
-            if start.elapsed() >= patience {
-                return !Ring::of(&self.0).turn_bell_back();
-            }
+            self.0.sleep_while(BELL, WAITER, left);
         }
+        true
     }
 }
 
@@ -304,9 +261,7 @@ impl Reader {
 
     /// The parent is about to sleep: it wants to be woken. Says whether it need not, since there is something.
     pub(crate) fn arm(&self, ring: Ring<'_>) -> bool {
-        ring.bell.store(FRAME, Ordering::Relaxed);
-        // ORDERING: see `Writer::announce`.
-        fence(Ordering::SeqCst);
+        ring.bell.set();
         self.has_more(ring)
     }
 }
@@ -460,11 +415,11 @@ mod tests {
         let (page, _file) = SharedPage::create().unwrap();
         let page = Arc::new(page);
         let (mut writer, reader) = (Writer::default(), Reader::default());
-        assert!(Bell::turn(&page).is_none(), "not set");
+        assert!(TurnedBell::new(&page).is_none(), "not set");
         reader.arm(Ring::of(&page));
-        let bell = Bell::turn(&page).unwrap();
+        let bell = TurnedBell::new(&page).unwrap();
         assert!(!bell.wait(Duration::from_millis(1)), "turned back");
-        let bell = Bell::turn(&page).unwrap();
+        let bell = TurnedBell::new(&page).unwrap();
         std::thread::scope(|scope| {
             let waits = scope.spawn(|| bell.wait(Duration::MAX));
             assert!(writer.commit(Ring::of(&page), 1, None, b"a"));
@@ -472,13 +427,13 @@ mod tests {
             page.wake(BELL);
             assert!(waits.join().unwrap());
         });
-        assert!(Bell::turn(&page).is_none(), "taken");
+        assert!(TurnedBell::new(&page).is_none(), "taken");
         reader.arm(Ring::of(&page));
-        let bell = Bell::turn(&page).unwrap();
-        assert!(Ring::of(&page).turn_bell_back());
+        let bell = TurnedBell::new(&page).unwrap();
+        assert!(Ring::of(&page).bell.turn_back());
         page.wake(BELL);
         assert!(bell.wait(Duration::MAX), "by the worker");
-        assert!(Bell::turn(&page).is_some(), "set to frames");
+        assert!(TurnedBell::new(&page).is_some(), "set to frames");
     }
 
     #[test]

@@ -18,7 +18,7 @@ use crate::attach;
 use crate::bulk::{self, Channel, Outbound};
 use crate::gate::Gate;
 use crate::job::{EncodedContext, Job, Part};
-use crate::ring::{BELL, Bell, Reader, Ring};
+use crate::ring::{BELL, Reader, Ring, TurnedBell};
 use crate::share::Segment;
 use crate::sync::{Arc, Ordering};
 use crate::sys::memory::SharedPage;
@@ -475,15 +475,15 @@ impl Worker {
     /// The task it was handed directly has ended by another way than its bell: gives its id, and wakes who waits for that.
     pub(crate) fn end_direct(&mut self) -> Option<usize> {
         let task = self.direct.take();
-        if task.is_some() && Ring::of(&self.page).turn_bell_back() {
+        if task.is_some() && Ring::of(&self.page).bell.turn_back() {
             self.page.wake(BELL);
         }
         task
     }
 
     /// Turns the bell that is set to a thread that waits for the task; none if it has rung.
-    pub(crate) fn turn_bell(&self) -> Option<Bell> {
-        Bell::turn(&self.page)
+    pub(crate) fn turn_bell(&self) -> Option<TurnedBell> {
+        TurnedBell::new(&self.page)
     }
 
     /// The first of its tasks that is not answered, and how many from there on may be by now; none if it has begun none.

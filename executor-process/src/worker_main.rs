@@ -24,10 +24,11 @@ use executor_core::fork::PoolId;
 use executor_core::{CallLimits, codec};
 
 use crate::attach::{self, Attachments};
+use crate::bell::Told;
 use crate::bulk::{self, TAKEN_BULK};
 use crate::call::{self, Descriptor, Name};
 use crate::gate::Gate;
-use crate::ring::{self, BELL, Ring, Told, Writer};
+use crate::ring::{self, BELL, Ring, Writer};
 use crate::share::Segment;
 use crate::sync::{Arc, Ordering};
 use crate::sys::limits::{Applied, Limit, Memory, cpu_time};
@@ -492,7 +493,7 @@ impl Worker {
         // The parent looks into the ring before it looks at this.
         self.results.owes_bell = false;
         self.silent_since = None;
-        if Ring::of(&self.page).turn_bell_back() {
+        if Ring::of(&self.page).bell.turn_back() {
             self.page.wake(BELL); // who waits for this in the ring waits in vain
         }
         let Outcome { number, status, lap, is_worn } = outcome;

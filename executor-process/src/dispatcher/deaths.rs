@@ -47,6 +47,9 @@ impl Dispatcher {
             return;
         }
         let is_idle = worker.legs.is_empty();
+        if is_idle && let Some(task) = worker.end_direct() {
+            self.direct.remove(&task);
+        }
         self.requeue(parts);
         if is_idle {
             self.rest(number);

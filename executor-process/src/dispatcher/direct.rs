@@ -11,7 +11,7 @@
 //!
 //! # Who is told of the result
 //!
-//! The worker's bell (see [`ring`](crate::ring)) says how the parent is to be told: as a rule by a frame that wakes the
+//! The worker's [`bell`](crate::bell) says how the parent is to be told: as a rule by a frame that wakes the
 //! dispatcher. Who waits takes the result if it is there already: the worker lets others run before it rings, and does not
 //! ring for what was taken. If it is not, he turns the bell, by a compare-and-swap, to a wake-up of his own, and sleeps on
 //! it:
@@ -33,7 +33,7 @@ use executor_core::owner::Owner;
 use super::{Dispatcher, Front};
 use crate::bulk::{Body, Outbound};
 use crate::job::{Job, Part};
-use crate::ring::{Bell, Record, low};
+use crate::ring::{Record, TurnedBell, low};
 use crate::shared::Command;
 use crate::sync::Arc;
 use crate::wire::Garbage;
@@ -63,7 +63,7 @@ enum Found {
     /// Something, of the worker with this number.
     ForThread(u64),
     /// Its worker's, and the worker's number.
-    Bell(u64, Bell),
+    Bell(u64, TurnedBell),
 }
 
 impl Front {
@@ -183,7 +183,7 @@ impl Dispatcher {
             return None;
         }
         if worker.has_results() {
-            return Some(self.take_directly(number).map_or(Found::ForThread(number), Found::Result));
+            return Some(self.take_directly(task, number).map_or(Found::ForThread(number), Found::Result));
         }
         Some(Found::Bell(number, worker.is_armed.then(|| worker.turn_bell())??))
     }
@@ -195,18 +195,21 @@ impl Dispatcher {
         let (has_results, is_ending) = (worker.arm(), worker.is_ending);
         match self.direct.get(&task) {
             _ if !has_results => Ok(None),
-            Some(at) if *at == number && !is_ending => self.take_directly(number).map(Some),
+            Some(at) if *at == number && !is_ending => self.take_directly(task, number).map(Some),
             _ => Err(ForThread),
         }
     }
 
-    /// Takes the result of a worker that was handed one task, and lets it rest.
-    fn take_directly(&mut self, number: u64) -> Result<Taken, ForThread> {
+    /// Takes the result of the task the worker was handed, and lets it go on.
+    fn take_directly(&mut self, task: usize, number: u64) -> Result<Taken, ForThread> {
         self.copy_stderr_of(number);
         if !self.stderr.takes_more() {
             return Err(ForThread);
         }
         let worker = self.workers.get_mut(&number).ok_or(ForThread)?;
+        let job = worker.legs.front().map(|leg| Arc::clone(&leg.part.job));
+        // Another one's is for the thread that runs other's callbacks.
+        let job = job.filter(|job| job.id() == task).ok_or(ForThread)?;
         let (bytes, used) = worker.take_results().map_err(|Garbage| ForThread)?.ok_or(ForThread)?;
         let record = match (Record::read(&bytes[used..]), worker.answerable()) {
             (Ok(Some(record)), Some((first, _))) if record.is_all(low(first), bytes.len() - used) => record,
@@ -225,7 +228,6 @@ impl Dispatcher {
         };
         let (time, all) = (record.time.unwrap_or(0), bytes.len());
         worker.put_results_back(bytes, all);
-        let job = worker.legs.front().map(|leg| Arc::clone(&leg.part.job)).ok_or(ForThread)?;
         worker.advance(1);
         self.learn(job.head.function, time);
         self.act_for_the_thread(|dispatcher| dispatcher.go_on(number));

@@ -292,7 +292,7 @@ impl Dispatcher {
                     self.unsent.insert(number);
                 }
                 // Its time was up before it answered.
-                let answer = verdict.map_or(answer.map(Body::Here), Err);
+                let answer = verdict.map_or_else(|| answer.map(Body::Here), Err);
                 if attached.is_empty() {
                     self.answer(&part, answer, time);
                 } else {
