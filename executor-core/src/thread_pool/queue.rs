@@ -11,8 +11,8 @@
 //! outside, of the urgent, of the later, and of the worker's own. So no stream of work, however urgent, starves anything
 //! else, and a task that is the oldest of its kind is taken within `FAIRNESS * TURNS` tasks.
 //!
-//! A thief looks at [`MOST_VICTIMS`] others at most. In a pool with more workers than that, tasks stay in the injector,
-//! so that none lies where nobody looks. Before a worker blocks, or lies down as one too many, it puts its deques back into the
+//! Only the first [`MOST_VICTIMS`] workers have deques, and thieves look at all of those. In a pool with more workers than
+//! that, tasks stay in the injector, so that none lies where nobody looks for long. Before a worker blocks, or lies down as one too many, it puts its deques back into the
 //! injector, and while it is blocked it pushes there.
 
 use std::cmp::Reverse;
@@ -43,8 +43,8 @@ const LARGEST_BATCH: usize = 32;
 /// in order.
 const BATCH_SHARE: usize = 4;
 
-/// How many other workers a thief looks at: all of them, up to this number of workers. More would make a look expensive
-/// for pools of thousands, which are for waiting; fewer would give up stealing on large machines.
+/// How many workers have deques, at which a thief looks. More would make a look expensive for pools of thousands, which
+/// are for waiting, and cost 2 KiB a worker; fewer would give up stealing on large machines.
 const MOST_VICTIMS: usize = 64;
 
 #[derive(Debug)]
@@ -62,23 +62,51 @@ pub(super) struct Queue {
 pub(super) struct Local {
     pub(super) index: usize,
     pub(super) counters: Arc<OwnCounters>,
+    deques: Option<Deques>,
+}
+
+#[derive(Debug)]
+struct Deques {
     lifo: Worker<Task>,
     fifo: Worker<Task>,
 }
 
-/// Their other ends.
 #[derive(Debug)]
 struct Slot {
     counters: Arc<OwnCounters>,
+    ends: Option<Ends>,
+}
+
+/// The other ends of a worker's deques.
+#[derive(Debug)]
+struct Ends {
     lifo: Stealer<Task>,
     fifo: Stealer<Task>,
+}
+
+impl Deques {
+    fn new() -> (Self, Ends) {
+        let own = Self { lifo: Worker::new_lifo(), fifo: Worker::new_fifo() };
+        let ends = Ends { lifo: own.lifo.stealer(), fifo: own.fifo.stealer() };
+        (own, ends)
+    }
 }
 
 impl Local {
     /// How many tasks thieves can take of what was submitted here.
     #[inline]
     pub(super) fn forks(&self) -> usize {
-        self.lifo.len()
+        self.deques.as_ref().map_or(0, |own| own.lifo.len())
+    }
+
+    #[inline]
+    fn pop_lifo(&self) -> Option<Task> {
+        self.deques.as_ref()?.lifo.pop()
+    }
+
+    #[inline]
+    fn pop_fifo(&self) -> Option<Task> {
+        self.deques.as_ref()?.fifo.pop()
     }
 }
 
@@ -104,13 +132,10 @@ impl Queue {
         if let Some(position) = lowest {
             return free.swap_remove(position);
         }
-        let (lifo, fifo, counters) = (Worker::new_lifo(), Worker::new_fifo(), Arc::default());
-        let index = self.slots.push(Slot {
-            counters: Arc::clone(&counters),
-            lifo: lifo.stealer(),
-            fifo: fifo.stealer(),
-        });
-        Local { index, counters, lifo, fifo }
+        let counters = Arc::default();
+        let (deques, ends) = (self.slots.len() < MOST_VICTIMS).then(Deques::new).unzip();
+        let index = self.slots.push(Slot { counters: Arc::clone(&counters), ends });
+        Local { index, counters, deques }
     }
 
     /// Gives the deques of a worker that ends back. They are empty.
@@ -130,20 +155,23 @@ impl Queue {
     /// A task from a worker.
     pub(super) fn push_local(&self, local: &Local, task: Task) {
         let is_ranked = task.details().is_some_and(|details| details.priority != 0);
-        if is_ranked || self.is_too_wide() {
-            return self.push(task);
+        match &local.deques {
+            Some(own) if !is_ranked && !self.is_too_wide() => own.lifo.push(task),
+            _ => self.push(task),
         }
-        local.lifo.push(task);
     }
 
     /// Takes the task on top of the worker's own deque.
     pub(super) fn pop_top(&self, local: &Local) -> Option<Task> {
-        local.lifo.pop()
+        local.pop_lifo()
     }
 
     /// Puts it back.
     pub(super) fn push_top(&self, local: &Local, task: Task) {
-        local.lifo.push(task);
+        match &local.deques {
+            Some(own) => own.lifo.push(task),
+            None => self.push(task),
+        }
     }
 
     /// What the workers have counted, those that have ended included.
@@ -160,8 +188,8 @@ impl Queue {
         }
         self.urgent
             .pop()
-            .or_else(|| local.lifo.pop())
-            .or_else(|| local.fifo.pop())
+            .or_else(|| local.pop_lifo())
+            .or_else(|| local.pop_fifo())
             .or_else(|| self.inject_batch(local, max_workers))
     }
 
@@ -169,16 +197,16 @@ impl Queue {
     #[cold]
     fn pop_oldest(&self, local: &Local, turn: u32) -> Option<Task> {
         (0..TURNS).find_map(|step| match (turn + step) % TURNS {
-            0 => local.fifo.pop().or_else(|| self.inject_one()), // the fifo was filled from the injector
+            0 => local.pop_fifo().or_else(|| self.inject_one()), // the fifo was filled from the injector
             1 => self.urgent.pop_oldest(),
             2 => self.later.pop_oldest(),
-            _ => self.slots.get(local.index).and_then(|slot| until_settled(|| slot.lifo.steal())),
+            _ => self.ends(local.index).and_then(|ends| until_settled(|| ends.lifo.steal())),
         })
     }
 
     /// What a worker takes from others.
     pub(super) fn steal(&self, local: &Local, random: u32) -> Option<Task> {
-        self.victims(local.index, random).find_map(Slot::steal).or_else(|| self.later.pop())
+        self.victims(local.index, random).find_map(Ends::steal).or_else(|| self.later.pop())
     }
 
     /// Whether a worker that looked would find something.
@@ -186,12 +214,13 @@ impl Queue {
         !self.injector.is_empty()
             || !self.urgent.is_empty()
             || !self.later.is_empty()
-            || self.victims(local.index, random).any(|slot| !slot.lifo.is_empty() || !slot.fifo.is_empty())
+            || self.victims(local.index, random).any(Ends::has_any)
     }
 
     /// Whether there is more for other workers after this one took a task: where that came from, there may be another.
     pub(super) fn has_work_for_others(&self, local: &Local, random: u32) -> bool {
-        !local.fifo.is_empty() || !local.lifo.is_empty() || self.has_work(local, random)
+        local.deques.as_ref().is_some_and(|own| !own.fifo.is_empty() || !own.lifo.is_empty())
+            || self.has_work(local, random)
     }
 
     /// Whether anything waits outside the workers' own deques.
@@ -206,8 +235,7 @@ impl Queue {
 
     /// Whether anything waits anywhere, as far as a worker would look.
     pub(super) fn has_anything(&self) -> bool {
-        !self.is_empty()
-            || self.victims(usize::MAX, 0).any(|slot| !slot.lifo.is_empty() || !slot.fifo.is_empty())
+        !self.is_empty() || self.victims(usize::MAX, 0).any(Ends::has_any)
     }
 
     /// Anything that waits, from anywhere, for a shutdown.
@@ -215,13 +243,13 @@ impl Queue {
         self.urgent
             .pop()
             .or_else(|| self.inject_one())
-            .or_else(|| (0..self.slots.len()).filter_map(|index| self.slots.get(index)).find_map(Slot::steal))
+            .or_else(|| self.victims(usize::MAX, 0).find_map(Ends::steal))
             .or_else(|| self.later.pop())
     }
 
     /// Puts a worker's own tasks where everybody looks.
     pub(super) fn give_back(&self, local: &Local) {
-        while let Some(task) = local.fifo.pop().or_else(|| local.lifo.pop()) {
+        while let Some(task) = local.pop_fifo().or_else(|| local.pop_lifo()) {
             self.injector.push(task);
         }
     }
@@ -240,23 +268,34 @@ impl Queue {
             return None;
         }
         let batch = (self.injector.len() / (BATCH_SHARE * max_workers)).min(LARGEST_BATCH);
-        if batch <= 1 || self.is_too_wide() {
-            return self.inject_one();
+        match &local.deques {
+            Some(own) if batch > 1 && !self.is_too_wide() => {
+                until_settled(|| self.injector.steal_batch_with_limit_and_pop(&own.fifo, batch))
+            }
+            _ => self.inject_one(),
         }
-        until_settled(|| self.injector.steal_batch_with_limit_and_pop(&local.fifo, batch))
     }
 
-    fn victims(&self, own: usize, random: u32) -> impl Iterator<Item = &Slot> {
-        let workers = self.slots.len();
+    /// The ends of all deques but this worker's own.
+    fn victims(&self, own: usize, random: u32) -> impl Iterator<Item = &Ends> {
+        let workers = self.slots.len().min(MOST_VICTIMS);
         let start = random as usize;
-        (0..workers.min(MOST_VICTIMS))
+        (0..workers)
             .map(move |step| start.wrapping_add(step) % workers)
             .filter(move |&index| index != own)
-            .filter_map(|index| self.slots.get(index))
+            .filter_map(|index| self.ends(index))
+    }
+
+    fn ends(&self, index: usize) -> Option<&Ends> {
+        self.slots.get(index)?.ends.as_ref()
     }
 }
 
-impl Slot {
+impl Ends {
+    fn has_any(&self) -> bool {
+        !self.lifo.is_empty() || !self.fifo.is_empty()
+    }
+
     fn steal(&self) -> Option<Task> {
         // A look costs two loads; a steal pins the memory reclamation of the deques, whose work grows with the number of
         // threads: with thousands of them looking at empty deques it takes all their time.

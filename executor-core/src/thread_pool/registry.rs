@@ -202,7 +202,7 @@ impl Registry {
         if self.is_ending() {
             return self.check();
         }
-        self.wake_fenced();
+        self.wake_fenced(1);
         Ok(())
     }
 
@@ -258,18 +258,27 @@ impl Registry {
     /// Sees to it that somebody looks at the queue.
     pub(super) fn wake(self: &Arc<Self>) {
         fence(Ordering::SeqCst);
-        self.wake_fenced();
+        self.wake_fenced(1);
+    }
+
+    /// L: the same, where somebody has found something and leaves more behind.
+    pub(super) fn wake_next(self: &Arc<Self>) {
+        fence(Ordering::SeqCst);
+        let breadth = self.sleep.breadth(self.queue.waiting());
+        for _ in 0..breadth.min(2) {
+            self.wake_fenced(breadth);
+        }
     }
 
     /// The same, behind the fence of P.
-    fn wake_fenced(self: &Arc<Self>) {
+    fn wake_fenced(self: &Arc<Self>, breadth: usize) {
         // Workers that initialize themselves come and look when they are through: one for a task will do. (They say that
         // they are through before they look, and what is queued was pushed before this: the argument of P.)
         let initializing = self.initializing.load(Ordering::SeqCst);
         if initializing > 0 && self.sleep.counts().sleeping() == 0 && self.queue.waiting() <= initializing {
             return;
         }
-        if self.sleep.published() == Wake::Start {
+        if self.sleep.published(breadth) == Wake::Start {
             self.start_worker();
         }
     }

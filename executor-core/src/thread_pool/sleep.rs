@@ -19,7 +19,9 @@
 //!   queues once more. If there is something now, take itself off the list again. Else park.
 //! * A woken or started worker counts as *searching* from the moment it is chosen, so at most one is on its way for a
 //!   burst of tasks. When the last searcher finds something, it wakes the next one if more is queued (**L**): leave
-//!   *searching*, fence, look at the queues.
+//!   *searching*, fence, look at the queues. With more than [`WIDE`] active, up to [`ON_THEIR_WAY`] may search at the same
+//!   time, and each of those that finds something wakes two: a chain of thousands is no faster than its links, each of which
+//!   waits for a thread to get a core, and is as slow as that is on a busy machine. The last one always looks, as ever.
 //! * A worker whose task is about to wait (**B**): count as *blocked*, fence, look at the queues, and if there is something,
 //!   do as P does. Whoever pushed before that may have found the pool full.
 //!
@@ -35,9 +37,19 @@
 #[cfg(all(test, loom))]
 mod loom;
 
+use std::collections::VecDeque;
+
 use crossbeam_utils::CachePadded;
 
 use crate::sync::{AtomicU64, AtomicUsize, Mutex, Ordering, Unparker, fence};
+
+/// With more active workers than this there is no core for one more, so tasks seem to wait for something, and what counts is
+/// how soon all of them do. Fewer would wake workers that a short task does not need.
+const WIDE: usize = if cfg!(loom) { 2 } else { 16 };
+
+/// How many may be on their way at the same time then. More get into each other's way, at the kernel's lock on the memory
+/// map for the most part; fewer make chains again.
+const ON_THEIR_WAY: usize = if cfg!(loom) { 2 } else { 4 };
 
 const SEARCHING: u64 = 1;
 const SLEEPING: u64 = 1 << 16;
@@ -72,6 +84,11 @@ impl Counts {
         self.field(SEARCHING)
     }
 
+    /// How many may be on their way at the same time.
+    const fn breadth(self) -> usize {
+        if self.active() > WIDE { ON_THEIR_WAY } else { 1 }
+    }
+
     /// Saturating: the fields are read together but a wake moves through two of them.
     pub(super) const fn active(self) -> usize {
         self.live().saturating_sub(self.blocked() + self.sleeping())
@@ -91,8 +108,7 @@ pub(super) enum Wake {
 #[derive(Debug)]
 pub(super) struct Sleep {
     counts: CachePadded<AtomicU64>,
-    /// The sleepers, the one that fell asleep last on top: its caches are the warmest.
-    sleepers: Mutex<Vec<Sleeper>>,
+    sleepers: Mutex<Sleepers>,
     /// How many may be active. Changed by `set_max_workers`.
     max_active: CachePadded<AtomicUsize>,
 }
@@ -103,11 +119,62 @@ struct Sleeper {
     unparker: Unparker,
 }
 
+/// Those that sleep, in the order they fell asleep.
+#[derive(Debug, Default)]
+struct Sleepers {
+    queue: VecDeque<Sleeper>,
+    /// By index, whether the worker is in it: every worker asks that when it wakes up, in pools of thousands too.
+    is_lying: Vec<bool>,
+}
+
+impl Sleepers {
+    fn push(&mut self, sleeper: Sleeper) {
+        if self.is_lying.len() <= sleeper.index {
+            self.is_lying.resize(sleeper.index + 1, false);
+        }
+        self.is_lying[sleeper.index] = true;
+        self.queue.push_back(sleeper);
+    }
+
+    /// The one that fell asleep last, whose caches are the warmest, and so that those not needed sleep on; or the first
+    /// one. Where thousands sleep, the kernel finds that one at once: it looks through those that wait in the same bucket
+    /// of its table in the order they came.
+    fn pop(&mut self, first: bool) -> Option<Sleeper> {
+        let sleeper = if first { self.queue.pop_front() } else { self.queue.pop_back() }?;
+        self.is_lying[sleeper.index] = false;
+        Some(sleeper)
+    }
+
+    fn take_from(&mut self, index: usize) -> VecDeque<Sleeper> {
+        let (taken, left): (VecDeque<_>, _) =
+            self.queue.drain(..).partition(|sleeper| sleeper.index >= index);
+        self.queue = left;
+        for sleeper in &taken {
+            self.is_lying[sleeper.index] = false;
+        }
+        taken
+    }
+
+    fn is_lying(&self, index: usize) -> bool {
+        self.is_lying.get(index).is_some_and(|is_lying| *is_lying)
+    }
+
+    fn remove(&mut self, index: usize) -> bool {
+        let is_lying = self.is_lying(index);
+        // From the back: it has mostly just lain down.
+        if is_lying && let Some(position) = self.queue.iter().rposition(|sleeper| sleeper.index == index) {
+            self.queue.remove(position);
+            self.is_lying[index] = false;
+        }
+        is_lying
+    }
+}
+
 impl Sleep {
     pub(super) fn new(max_active: usize) -> Self {
         Self {
             counts: CachePadded::new(AtomicU64::new(0)),
-            sleepers: Mutex::new(Vec::new()),
+            sleepers: Mutex::default(),
             max_active: CachePadded::new(AtomicUsize::new(max_active)),
         }
     }
@@ -128,7 +195,7 @@ impl Sleep {
     /// Wakes the sleepers with this index or a higher one: they end, or sleep again.
     pub(super) fn wake_from(&self, index: usize) {
         let mut sleepers = self.sleepers.lock();
-        let woken: Vec<_> = sleepers.extract_if(.., |sleeper| sleeper.index >= index).collect();
+        let woken = sleepers.take_from(index);
         for _ in &woken {
             self.add(SEARCHING.wrapping_sub(SLEEPING));
         }
@@ -153,26 +220,32 @@ impl Sleep {
         Counts(self.counts.fetch_sub(units, Ordering::SeqCst))
     }
 
-    /// P: call after a task was pushed, and after P's fence.
-    pub(super) fn published(&self) -> Wake {
+    /// How many may be on their way to `waiting` tasks at the same time.
+    pub(super) fn breadth(&self, waiting: usize) -> usize {
+        self.counts().breadth().min(waiting).max(1)
+    }
+
+    /// P: call after a task was pushed, and after P's fence. `breadth` is 1 but for L.
+    #[inline]
+    pub(super) fn published(&self, breadth: usize) -> Wake {
         let counts = self.counts();
-        if counts.searching() > 0 || counts.active() >= self.max_active() {
+        if counts.searching() >= breadth || counts.active() >= self.max_active() {
             Wake::Enough
         } else {
-            self.wake_cold()
+            self.wake_cold(breadth)
         }
     }
 
     #[cold]
-    fn wake_cold(&self) -> Wake {
+    fn wake_cold(&self, breadth: usize) -> Wake {
         if self.counts().sleeping() > 0 {
             let sleeper = {
                 let mut sleepers = self.sleepers.lock();
                 let counts = self.counts();
-                if counts.searching() > 0 || counts.active() >= self.max_active() {
+                if counts.searching() >= breadth || counts.active() >= self.max_active() {
                     return Wake::Enough;
                 }
-                let sleeper = sleepers.pop();
+                let sleeper = sleepers.pop(breadth > 1);
                 if sleeper.is_some() {
                     self.add(SEARCHING.wrapping_sub(SLEEPING));
                 }
@@ -185,7 +258,7 @@ impl Sleep {
         }
         let mut counts = self.counts();
         loop {
-            let may_start = counts.searching() == 0
+            let may_start = counts.searching() < breadth
                 && counts.active() < self.max_active()
                 && counts.sleeping() == 0
                 && counts.live() < MOST_WORKERS;
@@ -206,19 +279,25 @@ impl Sleep {
         self.add(SEARCHING);
     }
 
-    /// L: a searching worker found a task. Says whether it was the last one searching, and so must look whether to wake
-    /// the next.
+    /// L: a searching worker found a task. Says whether few search now, or it was the last one, and so must look whether to
+    /// wake the next.
     #[must_use]
     pub(super) fn found(&self) -> bool {
         let before = self.sub(SEARCHING);
         // ORDERING: the fence of L.
         fence(Ordering::SeqCst);
-        before.searching() == 1
+        before.searching() <= before.breadth()
     }
 
     /// Whether a worker between two tasks is one too many: blocked ones have gone on.
     pub(super) fn is_surplus(&self) -> bool {
         self.counts().active() > self.max_active()
+    }
+
+    /// Whether enough others look, so that one more had better lie down: thousands that come to their ends together.
+    pub(super) fn has_lookers(&self) -> bool {
+        let counts = self.counts();
+        counts.active() > WIDE && counts.searching() > ON_THEIR_WAY
     }
 
     /// Whether no other worker may become active.
@@ -228,7 +307,7 @@ impl Sleep {
 
     /// Whether a worker that lay down has not been woken.
     pub(super) fn is_lying(&self, index: usize) -> bool {
-        self.sleepers.lock().iter().any(|sleeper| sleeper.index == index)
+        self.sleepers.lock().is_lying(index)
     }
 
     /// W, first half: a searching worker lies down. It must look at the queues once more before it parks.
@@ -246,25 +325,16 @@ impl Sleep {
     #[must_use]
     pub(super) fn get_up(&self, index: usize) -> bool {
         let mut sleepers = self.sleepers.lock();
-        let Some(position) = sleepers.iter().position(|sleeper| sleeper.index == index) else {
+        if !sleepers.remove(index) {
             return false;
-        };
-        sleepers.remove(position);
+        }
         self.add(SEARCHING.wrapping_sub(SLEEPING));
         true
     }
 
     /// Wakes everybody, for a shutdown.
     pub(super) fn wake_all(&self) {
-        let mut guard = self.sleepers.lock();
-        let woken = std::mem::take(&mut *guard);
-        for _ in &woken {
-            self.add(SEARCHING.wrapping_sub(SLEEPING));
-        }
-        drop(guard);
-        for sleeper in woken {
-            sleeper.unparker.unpark();
-        }
+        self.wake_from(0);
     }
 
     /// A searching worker ends, or its thread could not be started. Says whether it was the last one alive.

@@ -218,7 +218,11 @@ impl Worker {
         loop {
             let found =
                 self.registry.queue.steal(&self.local, self.next_random()).or_else(|| self.take_own());
-            if found.is_some() || self.registry.is_ending() || start.elapsed() >= LOOK_TIME {
+            if found.is_some()
+                || self.registry.is_ending()
+                || start.elapsed() >= LOOK_TIME
+                || self.registry.sleep.has_lookers()
+            {
                 return found;
             }
             thread::yield_now();
@@ -244,13 +248,13 @@ impl Worker {
         Some(started)
     }
 
-    /// L: leaves the search; the last one to do so wakes the next if there is more.
+    /// L: leaves the search; the last one to do so wakes the next if there is more (see `sleep`).
     fn stop_search(&self) {
         if self.is_searching.replace(false)
             && self.registry.sleep.found()
             && self.registry.queue.has_work_for_others(&self.local, self.next_random())
         {
-            self.registry.wake();
+            self.registry.wake_next();
         }
     }
 

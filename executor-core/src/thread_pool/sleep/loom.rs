@@ -73,7 +73,20 @@ impl Pool {
     /// `Registry::wake`, with the fence of P.
     fn wake(self: &Arc<Self>) {
         fence(Ordering::SeqCst);
-        if self.sleep.published() == Wake::Start {
+        self.wake_fenced(1);
+    }
+
+    /// `Registry::wake_next`.
+    fn wake_next(self: &Arc<Self>) {
+        fence(Ordering::SeqCst);
+        let breadth = self.sleep.breadth(usize::MAX);
+        for _ in 0..breadth.min(2) {
+            self.wake_fenced(breadth);
+        }
+    }
+
+    fn wake_fenced(self: &Arc<Self>, breadth: usize) {
+        if self.sleep.published(breadth) == Wake::Start {
             self.start_worker();
         }
     }
@@ -115,7 +128,7 @@ impl Pool {
                 if is_searching {
                     is_searching = false;
                     if self.sleep.found() && self.has_work() {
-                        self.wake();
+                        self.wake_next();
                     }
                 }
                 job(self);
@@ -226,6 +239,25 @@ fn a_burst_of_two_against_two_workers_lying_down() {
         });
         pool.publish(saying(&second));
         first.wait();
+        pool.end();
+    });
+}
+
+/// With three active, two may be on their way: whoever is woken beside another, none of the three tasks stays alone.
+#[test]
+fn a_burst_of_three_against_three_workers_lying_down() {
+    model(1, || {
+        let pool = Pool::new(3, 3, false);
+        let done = [Done::default(), Done::default(), Done::default()];
+        for (task, next) in [(0, 1), (1, 2)] {
+            let (said, awaited) = (done[task].clone(), done[next].clone());
+            pool.publish(move |_| {
+                awaited.wait();
+                said.set();
+            });
+        }
+        pool.publish(saying(&done[2]));
+        done[0].wait();
         pool.end();
     });
 }

@@ -24,7 +24,7 @@ fn registry(max_workers: usize) -> Arc<Registry> {
 
 /// A worker on this thread, counted as live, at a task of its own.
 fn worker(registry: &Arc<Registry>) -> Worker {
-    assert_eq!(registry.sleep.published(), Wake::Start);
+    assert_eq!(registry.sleep.published(1), Wake::Start);
     let local = registry.queue.join();
     let desk = Arc::new(Desk::new(local.index, format!("by-hand-{}", local.index)));
     let worker = Worker::new(Arc::clone(registry), local, desk);
@@ -37,7 +37,7 @@ fn worker(registry: &Arc<Registry>) -> Worker {
 fn a_task_put_back_is_published_again() {
     let registry = registry(2);
     let worker = worker(&registry);
-    assert_eq!(registry.sleep.published(), Wake::Start, "one more may be active");
+    assert_eq!(registry.sleep.published(1), Wake::Start, "one more may be active");
     let other = registry.queue.join();
     let parker = Parker::new();
     registry.sleep.lie_down(other.index, parker.unparker().clone());
