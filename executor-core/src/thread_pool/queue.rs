@@ -12,8 +12,8 @@
 //! else, and a task that is the oldest of its kind is taken within `FAIRNESS * TURNS` tasks.
 //!
 //! Only the first [`MOST_VICTIMS`] workers have deques, and thieves look at all of those. In a pool with more workers than
-//! that, tasks stay in the injector, so that none lies where nobody looks for long. Before a worker blocks, or lies down as one too many, it puts its deques back into the
-//! injector, and while it is blocked it pushes there.
+//! that, tasks stay in the injector, so that none lies where nobody looks for long. Before a worker blocks, or lies down as
+//! one too many, it puts its deques back into the injector, and while it is blocked it pushes there.
 
 use std::cmp::Reverse;
 use std::collections::BTreeMap;
