@@ -21,7 +21,12 @@ use crate::sync::{Arc, Ordering};
 /// [`shutdown`](Self::shutdown); while the thread unwinds from a panic, as [`shutdown_now`](Self::shutdown_now).
 ///
 /// A function is a `fn` pointer: any function, and any closure that captures nothing. Argument and result travel
-/// encoded, so they are [`Payload`]s. Results are decoded and callbacks run on one thread of the pool.
+/// encoded, so they are [`Payload`]s. Results are decoded and callbacks run on one thread of the pool, or on the thread that
+/// waits for that very task.
+///
+/// A task that meets an idle worker goes there straight from the thread that submits it, and its result straight to the one
+/// that waits for it. Large arguments and results (from 8 KiB to 256 MiB) go through memory that worker and parent share; a
+/// worker that has had nothing to do for a second gives it up.
 ///
 /// ```
 /// use executor_process::ProcessPoolExecutor;
