@@ -453,6 +453,7 @@ impl ProcessPoolBuilder {
             affinity,
             setup: encoded_setup,
             cpu_time_limit: setup.cpu_time_limit.map(Duration::from_secs),
+            uses_bulk: setup.memory_limit.is_none() && setup.open_files_limit.is_none(),
             memory_limit: setup.memory_limit,
         };
         // Three descriptors a worker; where the limit cannot be raised, starting workers will say so.

@@ -20,8 +20,8 @@
 //! * Hostile bytes: the parent believes no length beyond the memory's, copies each byte out once, and never refers to them. A
 //!   worker that cannot map what it was sent fails the tasks that came by it, or goes on answering by the socket.
 //! * What is kept is bounded by what the worker has last passed, and given up when the worker has had nothing to do for
-//!   [`KEPT_FOR`]; so is what its allocator keeps meanwhile. Under a limit of memory, which mappings count for, all of this is
-//!   not used.
+//!   [`KEPT_FOR`]; so is what its allocator keeps meanwhile. Under a limit of memory, which mappings count for, or of open
+//!   files, which it comes by, all of this is not used.
 
 use std::io;
 use std::os::fd::OwnedFd;

@@ -156,6 +156,52 @@ fn results() {
     });
 }
 
+/// Memory that somebody else writes to while it is read: some of what is copied is not what was there.
+struct Restless<'a> {
+    bytes: &'a [u8],
+    random: &'a mut Random,
+}
+
+impl codec::Bytes for Restless<'_> {
+    fn left(&self) -> usize {
+        self.bytes.len()
+    }
+
+    fn take(&mut self, out: &mut [u8]) -> bool {
+        let Some((front, rest)) = self.bytes.split_at_checked(out.len()) else { return false };
+        out.copy_from_slice(front);
+        if !out.is_empty() && self.random.below(4) == 0 {
+            let at = self.random.below(out.len());
+            out[at] = self.random.next().to_le_bytes()[6];
+        }
+        self.bytes = rest;
+        true
+    }
+}
+
+/// Results in memory that the worker goes on writing to.
+#[test]
+fn results_that_change_while_they_are_read() {
+    type Deep = (Vec<Option<String>>, BTreeMap<u32, Vec<u64>>, Vec<u8>);
+    fuzz("restless", |random| {
+        let mut bytes = random.bytes(60);
+        if random.below(4) > 0 {
+            let texts = vec![Some("text".repeat(random.below(9))), None];
+            let numbers = (0..3).map(|n| (n, vec![u64::from(n); random.below(5)])).collect();
+            let value: Deep = (texts, numbers, random.bytes(30));
+            bytes.clear();
+            codec::encode_payload(&value, &mut bytes).unwrap();
+        }
+        let _ = codec::decode_copied::<Deep>(Restless { bytes: &bytes, random });
+        let _ = codec::decode_copied::<String>(Restless { bytes: &bytes, random });
+        let _ = codec::decode_copied::<Vec<Vec<u128>>>(Restless { bytes: &bytes, random });
+        let copied = codec::decode_copied::<Vec<u8>>(Restless { bytes: &bytes, random });
+        assert_eq!(copied.unwrap().len(), bytes.len());
+        let number = codec::decode_copied::<u64>(Restless { bytes: &bytes, random });
+        assert_eq!(number.is_ok(), bytes.len() == 8);
+    });
+}
+
 /// A worker that writes what it likes into the memory it shares, between true records.
 #[test]
 fn rings() {

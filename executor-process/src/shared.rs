@@ -39,6 +39,9 @@ pub(crate) struct Settings {
     pub(crate) setup: Vec<u8>,
     /// What that says of processor time, rounded up to seconds.
     pub(crate) cpu_time_limit: Option<Duration>,
+    /// Whether large messages may go through memory that workers map: not where mappings, or the files they come by, are
+    /// limited.
+    pub(crate) uses_bulk: bool,
     /// What it says of memory.
     pub(crate) memory_limit: Option<u64>,
 }

@@ -251,7 +251,7 @@ impl Worker {
         }
         let arguments = part.job.arguments(&part.items);
         let count = part.items.len();
-        let is_bulk = limits.memory.is_none() && self.put_inbound(arguments);
+        let is_bulk = (limits.memory, limits.open_files) == (None, None) && self.put_inbound(arguments);
         let in_body = if is_bulk { &[] } else { arguments };
         let mut header = Header::new(Kind::Call, first, (CallHead::BYTES + in_body.len()) as u64);
         header.count = u32::try_from(count).unwrap_or(u32::MAX);

@@ -108,8 +108,7 @@ impl Dispatcher {
             self.next_index += 1;
         }
         let name = format!("{}-{index}", self.shared.settings.prefix);
-        let mut worker =
-            Worker::new(number, index, name, ours, page, self.shared.settings.memory_limit.is_none());
+        let mut worker = Worker::new(number, index, name, ours, page, self.shared.settings.uses_bulk);
         worker.arm();
         worker.write_frame(Kind::Setup, 0, &self.shared.settings.setup);
         self.workers.insert(number, worker);
