@@ -564,6 +564,13 @@ impl Worker {
         verdict
     }
 
+    /// Takes back what a dead worker has not begun. Nothing begins from here on, not in a process that one of its tasks has
+    /// forked either.
+    pub(crate) fn rescue(&mut self) -> Vec<Part> {
+        self.gate().close();
+        self.cut_after(self.gate().begun())
+    }
+
     /// Sorts what a dead worker had into what it had begun and what not. Its connection has been read to the end.
     pub(crate) fn take_remains(&mut self) -> Remains {
         let begun = self.gate().begun();

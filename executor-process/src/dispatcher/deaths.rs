@@ -183,7 +183,10 @@ impl Dispatcher {
     pub(super) fn see_death(&mut self, number: u64) {
         let Some(worker) = self.workers.get_mut(&number) else { return };
         worker.is_ending = true;
-        worker.is_dead = true;
+        if !std::mem::replace(&mut worker.is_dead, true) {
+            self.dead += 1;
+            self.free_indices.insert(worker.index);
+        }
         if let Some(process) = &worker.process {
             let _ = self.epoll.remove(process.pidfd.as_fd());
         }
@@ -192,6 +195,19 @@ impl Dispatcher {
         self.drain(number);
         if self.workers.get(&number).is_some_and(|worker| worker.is_orphan) {
             self.settle(number, None);
+        } else {
+            self.rescue(number);
+        }
+    }
+
+    /// Gives what a dead worker had not begun to others, and its place to a new one, before the fork server has told what it
+    /// died of. Not where that is to be told for what it had not begun: see [`settle`](Self::settle).
+    fn rescue(&mut self, number: u64) {
+        let Some(worker) = self.workers.get_mut(&number).filter(|worker| worker.is_ready) else { return };
+        let first = worker.legs.front().filter(|_| worker.at_work_on().is_none());
+        if first.is_none_or(|leg| leg.part.job.may_fall_again()) {
+            let unbegun = worker.rescue();
+            self.requeue(unbegun);
         }
     }
 
@@ -221,7 +237,11 @@ impl Dispatcher {
         }
         self.requested.remove(&number);
         self.unsent.remove(&number);
-        self.free_indices.insert(worker.index);
+        if worker.is_dead {
+            self.dead -= 1;
+        } else {
+            self.free_indices.insert(worker.index);
+        }
         let last_words = self.stderr.close(number);
         let cause = cause.map(|cause| {
             let is_killed =

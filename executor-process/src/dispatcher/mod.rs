@@ -75,6 +75,8 @@ struct Dispatcher {
     epoll: Arc<Epoll>,
     zygote: Option<Zygote>,
     workers: BTreeMap<u64, Worker>,
+    /// How many of them are dead, and wait for the fork server to tell what of.
+    dead: usize,
     stderr: Stderr,
     memory_kills: MemoryKills,
     queue: Queue,
@@ -147,6 +149,7 @@ impl Front {
                 panic_report::swallow(|| dispatcher.fail_everything(&TaskError::Broken(reason)));
             }
             dispatcher.workers.clear();
+            dispatcher.dead = 0;
             dispatcher.idle.clear();
             panic_report::swallow(|| dispatcher.stderr.end());
             dispatcher.publish_numbers();
@@ -190,6 +193,7 @@ impl Dispatcher {
             epoll,
             zygote: Some(zygote),
             workers: BTreeMap::new(),
+            dead: 0,
             stderr,
             memory_kills: MemoryKills::watch(),
             queue: Queue::default(),
@@ -244,7 +248,7 @@ impl Dispatcher {
 
     fn publish_numbers(&self) {
         // ORDERING: relaxed: numbers to look at.
-        self.shared.workers.store(self.workers.len(), Ordering::Relaxed);
+        self.shared.workers.store(self.workers.len() - self.dead, Ordering::Relaxed);
         self.shared.idle_workers.store(self.idle.len(), Ordering::Relaxed);
     }
 

@@ -37,7 +37,7 @@ const SHORTEST_PAUSE: Duration = Duration::from_millis(2);
 impl Dispatcher {
     /// Starts a worker if there may be one more; it can be handed tasks at once.
     pub(super) fn start_worker(&mut self) -> Option<u64> {
-        let may_start = self.workers.len() < self.max_workers()
+        let may_start = self.workers.len() - self.dead < self.max_workers()
             && self.requested.len() < MOST_REQUESTED
             && self.start_after.is_none_or(|after| Instant::now() >= after);
         if !may_start {
