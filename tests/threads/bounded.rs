@@ -2,7 +2,7 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Barrier, mpsc};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use concurrent_futures::{SubmitError, TaskError, TaskFuture, ThreadPoolExecutor};
 
@@ -118,7 +118,8 @@ fn a_fast_producer_keeps_few_tasks_alive() {
         futures.push(pool.submit(
             move |probe: Probe| {
                 most.fetch_max(probes.alive(), Ordering::Relaxed);
-                (0..200).for_each(|_| std::thread::yield_now()); // far slower than a submit
+                let start = Instant::now();
+                while start.elapsed() < Duration::from_micros(20) {} // far slower than a submit
                 probe.number
             },
             tally.carrying(n),
