@@ -2,17 +2,19 @@
 //!
 //! # The window
 //!
-//! `taken - yielded` items are ahead of the consumer. With a `buffer_size` that never exceeds it; without, at most
-//! [`FLIGHTS_PER_WORKER`] chunks a worker are on their way. The window is filled when the map is made, and again when a place
-//! in it is free, before the next result is handed out: so the workers never wait for the consumer to ask, and an endless input is
-//! never read further than that.
+//! `taken - yielded` items are ahead of the consumer. With a `buffer_size` that never exceeds it; without, as many chunks a
+//! worker are on their way as keep it busy for [`WINDOW_TIME`], from [`FEWEST_FLIGHTS`] to [`MOST_FLIGHTS`]. The window is filled
+//! when the map is made, and again when a place in it is free, before the next result is handed out: so the workers do
+//! not wait for the consumer to ask, and an endless input is never read further than that. They still wait for it to
+//! get a core, where they have all of them.
 //!
 //! # The size of a chunk
 //!
 //! The first items travel one by one. Each chunk that comes back says how long its calls took together; the next
 //! chunks are made as large as fits into [`CHUNK_TIME`], and no larger than a fair share of what is left, so that the
-//! cost of a message disappears and the tail stays balanced. Time limits are for an item, so items that have one travel
-//! alone.
+//! cost of a message disappears and the tail stays balanced. They grow step by step, by [`GROWTH`] from what was measured:
+//! where a whole window of cheap items comes back at once, those behind it may be dear. Time limits are for an item, so items
+//! that have one travel alone.
 
 use std::collections::VecDeque;
 use std::fmt;
@@ -25,9 +27,24 @@ use crate::future::TaskFuture;
 use crate::sync::Arc;
 use crate::wait::{AsFuture, Group};
 
-/// Chunks on their way for each worker: one it runs and some behind it. More costs memory and cancels later; fewer lets
-/// workers run dry while the consumer works on a result.
-const FLIGHTS_PER_WORKER: usize = 4;
+/// How long the chunks on their way should keep a worker busy. The consumer may wait for a core for a turn of the system's
+/// scheduler, about 4 ms, while the workers use them all; shorter lets them run dry then, each time. Longer reads
+/// further ahead.
+const WINDOW_TIME: Duration = Duration::from_millis(16);
+
+/// Chunks on their way for each worker, at least: one it runs and some behind it. More reads further ahead of slow calls,
+/// and cancels later; fewer lets workers run dry while the consumer works on a result.
+const FEWEST_FLIGHTS: usize = 4;
+
+/// And at most, where items are too cheap to fill the time.
+const MOST_FLIGHTS: usize = 16;
+
+/// Items on their way for each worker, unless the fewest chunks have more.
+const MOST_AHEAD: usize = FEWEST_FLIGHTS * LARGEST_CHUNK;
+
+/// How much larger than a measured chunk the next ones may be. More believes the first items too easily; less is slow to
+/// get to cheap ones.
+const GROWTH: usize = 8;
 
 /// How long the calls of one chunk should take. Longer balances worse at the end; shorter pays more for messages: at
 /// about 2 µs for one, 200 µs is 1 %.
@@ -61,6 +78,8 @@ pub struct Map<I: Iterator, M: Mapper<I::Item>> {
     buffer: Option<usize>,
     /// The size of the next chunk.
     chunk: usize,
+    /// How many of them may be on their way for each worker.
+    flights_per_worker: usize,
     /// Whether `chunk` follows the measured cost.
     is_adaptive: bool,
     /// Items taken from the input and not yielded yet.
@@ -118,6 +137,7 @@ impl<I: Iterator, M: Mapper<I::Item>> Map<I, M> {
             items,
             buffer: options.buffer_size.map(usize::from),
             chunk: options.chunk_size.map_or(1, usize::from),
+            flights_per_worker: FEWEST_FLIGHTS,
             is_adaptive: options.chunk_size.is_none() && !has_limit,
             ahead: 0,
             is_exhausted: false,
@@ -137,7 +157,7 @@ impl<I: Iterator, M: Mapper<I::Item>> Map<I, M> {
 
     /// Sends chunks until the window is full or the input has ended.
     fn fill(&mut self) {
-        let flights = FLIGHTS_PER_WORKER * self.mapper.max_workers();
+        let flights = self.flights_per_worker * self.mapper.max_workers();
         while !self.is_exhausted {
             let room = match self.buffer {
                 Some(buffer) => buffer - self.ahead,
@@ -205,9 +225,7 @@ impl<I: Iterator, M: Mapper<I::Item>> Map<I, M> {
         self.aloft -= 1;
         let results = match future.result() {
             Ok(chunk) => {
-                if self.is_adaptive {
-                    self.adapt(chunk.run_time, items);
-                }
+                self.adapt(chunk.run_time, items);
                 chunk.results
             }
             Err(error) => (0..items).map(|_| Err(error.clone())).collect(),
@@ -216,13 +234,22 @@ impl<I: Iterator, M: Mapper<I::Item>> Map<I, M> {
         true
     }
 
-    /// Sizes the next chunks after one that took `run_time`.
+    /// Sizes the next chunks, and the window, after a chunk that took `run_time`.
     fn adapt(&mut self, run_time: Duration, items: usize) {
-        let per_item = run_time.as_nanos() / items.max(1) as u128;
-        let fitting = CHUNK_TIME.as_nanos() / per_item.max(1);
-        let fitting = usize::try_from(fitting).unwrap_or(LARGEST_CHUNK).clamp(1, LARGEST_CHUNK);
-        // Grows by doubling, so that one cheap item among dear ones does not make a huge chunk.
-        self.chunk = fitting.min(2 * self.chunk);
+        let per_item = (run_time.as_nanos() / items.max(1) as u128).max(1);
+        let fitting =
+            |time: Duration, each: u128| usize::try_from(time.as_nanos() / each).unwrap_or(usize::MAX);
+        let most = GROWTH * items;
+        if self.is_adaptive {
+            self.chunk = fitting(CHUNK_TIME, per_item).min(most).clamp(1, LARGEST_CHUNK);
+        }
+        // Few while the chunks grow: those on their way tell how to go on.
+        let flights = if self.is_adaptive && self.chunk == most {
+            FEWEST_FLIGHTS
+        } else {
+            fitting(WINDOW_TIME, per_item * self.chunk as u128).min(MOST_AHEAD / self.chunk)
+        };
+        self.flights_per_worker = flights.clamp(FEWEST_FLIGHTS, MOST_FLIGHTS);
     }
 }
 

@@ -6,7 +6,10 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Barrier, Mutex};
 use std::time::Duration;
 
-use concurrent_futures::{TaskError, ThreadPoolExecutor};
+use concurrent_futures::{
+    CallOptions, Callable, Chunk, Executor, Payload, Promise, Shutdown, ShutdownReport, TaskError,
+    TaskFuture, ThreadPoolExecutor,
+};
 
 use crate::support::{Gate, Probe, Tally, Watchdog, in_own_process};
 
@@ -84,6 +87,93 @@ fn an_endless_input_is_read_no_further_than_the_window() {
     }
     let more = taken.load(Ordering::SeqCst) - 10_000;
     assert!(more <= 16 * 4_096, "{more} taken and not asked for");
+}
+
+/// Two workers whose calls all take the same time, by what they say: nothing runs but the clock of the test.
+#[derive(Clone)]
+struct Clocked {
+    each: Duration,
+    /// The sizes of the chunks it was sent.
+    sizes: Arc<Mutex<Vec<usize>>>,
+}
+
+impl Clocked {
+    fn new(each: Duration) -> Self {
+        Self { each, sizes: Arc::default() }
+    }
+}
+
+impl Executor for Clocked {
+    fn submit_call<C, A, R>(&self, call: Callable<C, A, R>, arg: A, _: &CallOptions) -> TaskFuture<R>
+    where
+        C: Payload + Sync,
+        A: Payload,
+        R: Payload,
+    {
+        let (promise, future) = Promise::new();
+        promise.complete(call.run(arg));
+        future
+    }
+
+    fn submit_chunk<C, A, R>(
+        &self,
+        call: Callable<C, A, R>,
+        args: Vec<A>,
+        _: &CallOptions,
+    ) -> TaskFuture<Chunk<R>>
+    where
+        C: Payload + Sync,
+        A: Payload,
+        R: Payload,
+    {
+        self.sizes.lock().unwrap().push(args.len());
+        let run_time = self.each * u32::try_from(args.len()).unwrap();
+        let (promise, future) = Promise::new();
+        promise.complete(Ok(Chunk::new(call.run_chunk(args).results, run_time)));
+        future
+    }
+
+    fn shutdown_with(&self, _: Shutdown) -> ShutdownReport {
+        ShutdownReport::default()
+    }
+
+    fn max_workers(&self) -> usize {
+        2
+    }
+}
+
+/// A window of cheap items is no reason for a chunk of thousands behind it: each is at most eight times as large as one
+/// that was measured.
+#[test]
+fn chunks_grow_by_what_was_measured() {
+    let _watchdog = Watchdog::start();
+    let executor = Clocked::new(Duration::from_micros(1));
+    assert_eq!(executor.map(|n: u32| n, 0..1_000_000).count(), 1_000_000);
+    let sizes = executor.sizes.lock().unwrap();
+    assert_eq!(sizes[..8], [1; 8], "eight go out before the first comes back");
+    for (sent, size) in sizes.iter().enumerate().skip(8) {
+        let measured = sizes[..sent - 7].iter().max().unwrap();
+        assert!(*size <= 8 * measured, "a chunk of {size} after one of {measured}: {sizes:?}");
+    }
+    assert_eq!(sizes.iter().max(), Some(&1_000), "a millisecond's");
+}
+
+/// What is on its way lasts longer than the consumer may have to wait for a core, and no longer if the calls are slow.
+#[test]
+fn the_window_follows_the_cost() {
+    let _watchdog = Watchdog::start();
+    for (each, most) in [(20, 32 * 50), (2_000, 16), (1_000_000, 8)] {
+        let executor = Clocked::new(Duration::from_micros(each));
+        let taken = Arc::new(AtomicUsize::new(0));
+        let mut map = executor.map(|n: usize| n, counted(&taken));
+        let mut ahead = taken.load(Ordering::SeqCst);
+        assert_eq!(ahead, 8);
+        for yielded in 1..=5_000 {
+            map.next().unwrap().unwrap();
+            ahead = ahead.max(taken.load(Ordering::SeqCst) - yielded);
+        }
+        assert!((most..=most + 50).contains(&ahead), "{ahead} ahead, {each} µs each");
+    }
 }
 
 /// Dropping a map cancels what has not started and returns at once, whatever runs.
