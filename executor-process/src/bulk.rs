@@ -19,8 +19,9 @@
 //!   rule of deaths stays: what is committed is done.
 //! * Hostile bytes: the parent believes no length beyond the memory's, copies each byte out once, and never refers to them. A
 //!   worker that cannot map what it was sent fails the tasks that came by it, or goes on answering by the socket.
-//! * What is kept is bounded by what the worker has last passed, and given up when the worker has had nothing to do for
-//!   [`KEPT_FOR`]; so is what its allocator keeps meanwhile. Under a limit of memory, which mappings count for, or of open
+//! * What is kept is given up when the worker has had nothing to do for [`KEPT_FOR`]; so is what its allocator keeps meanwhile.
+//!   Of a worker that goes on, each [`KEPT_FOR`] what is much larger than anything since the last time goes, once it has
+//!   nothing to do for a moment. Under a limit of memory, which mappings count for, or of open
 //!   files, which it comes by, all of this is not used.
 
 use std::io;
@@ -52,9 +53,16 @@ pub(crate) const OUTBOUND: u64 = 1;
 /// The sizes come in steps, so that slowly growing messages do not make it anew each time.
 const STEP: usize = 64 * 1024;
 
+/// More than so many times as large as what is sent is too large to keep.
+const TOO_LARGE: usize = 4;
+
 /// The parent's side of one way.
 #[derive(Debug, Default)]
-pub(crate) struct Channel(Option<Arc<Bulk>>);
+pub(crate) struct Channel {
+    bulk: Option<Arc<Bulk>>,
+    /// The longest message since the last look at that.
+    longest: usize,
+}
 
 impl Channel {
     /// Whether a message of so many bytes may go this way.
@@ -64,22 +72,37 @@ impl Channel {
 
     /// The memory, if there is any.
     pub(crate) const fn get(&self) -> Option<&Arc<Bulk>> {
-        self.0.as_ref()
+        self.bulk.as_ref()
     }
 
-    /// Sees to it that there is memory for so many bytes; gives its descriptor if it is new.
+    /// Sees to it that there is memory for a message of so many bytes; gives its descriptor if it is new.
     pub(crate) fn make_room(&mut self, length: usize) -> io::Result<Option<OwnedFd>> {
-        if self.0.as_ref().is_some_and(|bulk| bulk.len() >= length) {
+        self.longest = self.longest.max(length);
+        if self.bulk.as_ref().is_some_and(|bulk| bulk.len() >= length) {
             return Ok(None);
         }
         let (bulk, file) = Bulk::create((length + length / 8).next_multiple_of(STEP))?;
-        self.0 = Some(Arc::new(bulk));
+        self.bulk = Some(Arc::new(bulk));
         Ok(Some(file))
     }
 
     /// Gives the memory up; says whether there was any.
     pub(crate) fn clear(&mut self) -> bool {
-        self.0.take().is_some()
+        self.bulk.take().is_some()
+    }
+
+    /// Gives it up if it is much larger than anything since the last look; says whether it did.
+    pub(crate) fn shrink(&mut self) -> bool {
+        let most = TOO_LARGE * std::mem::take(&mut self.longest).max(STEP);
+        self.bulk.take_if(|bulk| bulk.len() > most).is_some()
+    }
+
+    /// The result in the memory, of so many bytes as the worker says; none if that cannot be.
+    pub(crate) fn result(&mut self, page: &Arc<SharedPage>, length: u64) -> Option<Outbound> {
+        let bulk = self.bulk.as_ref()?;
+        let end = usize::try_from(length).ok().filter(|end| *end <= bulk.len())?;
+        self.longest = self.longest.max(end);
+        Some(Outbound { bulk: Arc::clone(bulk), page: Arc::clone(page), at: 0, end })
     }
 }
 
@@ -105,15 +128,6 @@ pub(crate) struct Outbound {
     page: Arc<SharedPage>,
     at: usize,
     end: usize,
-}
-
-impl Outbound {
-    /// One of so many bytes, as the worker says; none if that cannot be.
-    pub(crate) fn new(channel: &Channel, page: &Arc<SharedPage>, length: u64) -> Option<Self> {
-        let bulk = channel.get()?;
-        let end = usize::try_from(length).ok().filter(|end| *end <= bulk.len())?;
-        Some(Self { bulk: Arc::clone(bulk), page: Arc::clone(page), at: 0, end })
-    }
 }
 
 impl Bytes for Outbound {

@@ -4,5 +4,5 @@
 //! standard library's atomics whatever is done there.
 
 pub(crate) use executor_core::sync::{
-    Arc, AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Condvar, Mutex, Ordering, fence,
+    Arc, AtomicBool, AtomicU8, AtomicU32, AtomicU64, AtomicUsize, Condvar, Mutex, Ordering, fence,
 };

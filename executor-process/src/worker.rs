@@ -69,6 +69,8 @@ pub(crate) struct Worker {
     pub(crate) is_watched_idle: bool,
     /// Whether a timer looks whether it still needs its bulk memory.
     pub(crate) is_watched_bulk: bool,
+    /// Whether it is time to see whether that memory is larger than it need be.
+    pub(crate) may_shrink_bulk: bool,
     /// Whether nobody will tell how it ended: its fork server is gone.
     pub(crate) is_orphan: bool,
     /// Whether its process was seen to have ended.
@@ -174,6 +176,7 @@ impl Worker {
             is_watched: false,
             is_watched_idle: false,
             is_watched_bulk: false,
+            may_shrink_bulk: false,
             is_orphan: false,
             is_dead: false,
             verdict: None,
@@ -302,20 +305,29 @@ impl Worker {
         self.inbound.get().is_some() || self.outbound.get().is_some()
     }
 
-    /// Gives that memory up, of a worker that has nothing to do.
-    pub(crate) fn drop_bulk(&mut self) {
-        for (way, was_there) in
-            [(bulk::INBOUND, self.inbound.clear()), (bulk::OUTBOUND, self.outbound.clear())]
-        {
-            if was_there {
+    /// Gives that memory up, of a worker that has nothing to do. Says whether there is something to send.
+    pub(crate) fn drop_bulk(&mut self) -> bool {
+        self.give_up_bulk(Channel::clear)
+    }
+
+    /// The same for what is larger than it need be.
+    pub(crate) fn shrink_bulk(&mut self) -> bool {
+        self.give_up_bulk(Channel::shrink)
+    }
+
+    fn give_up_bulk(&mut self, give_up: fn(&mut Channel) -> bool) -> bool {
+        let (inbound, outbound) = (give_up(&mut self.inbound), give_up(&mut self.outbound));
+        for (way, is_gone) in [(bulk::INBOUND, inbound), (bulk::OUTBOUND, outbound)] {
+            if is_gone {
                 self.write_frame(Kind::Bulk, way, &[]);
             }
         }
+        inbound || outbound
     }
 
     /// The result in the outbound memory, of which the worker has told the length.
-    pub(crate) fn outbound(&self, length: u64) -> Result<Outbound, Garbage> {
-        Outbound::new(&self.outbound, &self.page, length).ok_or(Garbage)
+    pub(crate) fn outbound(&mut self, length: u64) -> Result<Outbound, Garbage> {
+        self.outbound.result(&self.page, length).ok_or(Garbage)
     }
 
     fn send_context(&mut self, id: u64, context: &EncodedContext) {

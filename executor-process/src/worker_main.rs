@@ -264,7 +264,10 @@ impl Worker {
                     // One that cannot be mapped fails the tasks that come by it.
                     let file = self.arrived.pop_front().ok_or(Broken)?;
                     *way = file.and_then(|file| Bulk::open(file.as_fd()).ok());
-                } else {
+                    if self.growth.is_none() {
+                        memory::keep_freed_memory();
+                    }
+                } else if self.inbound.is_none() && self.outbound.is_none() {
                     self.out = Vec::new();
                     memory::give_freed_memory_back();
                 }
@@ -290,9 +293,6 @@ impl Worker {
             {
                 problem = Some(format!("could not limit {limit:?} to {value}: {error}"));
             }
-        }
-        if (setup.memory_limit, setup.max_memory_growth) == (None, None) {
-            memory::keep_freed_memory();
         }
         self.begin_frame();
         let mut status = Status::Returned;

@@ -288,3 +288,31 @@ fn the_memory_of_large_messages_goes_with_the_work() {
         assert_eq!(bulk_mappings(), 0);
     });
 }
+
+/// One huge message among many that are merely large does not keep its memory for as long as they come.
+#[test]
+fn the_memory_of_a_huge_message_goes_while_large_ones_come() {
+    isolated(|| {
+        fn kept() -> usize {
+            let maps = std::fs::read_to_string("/proc/self/maps").unwrap();
+            let size = |line: &str| {
+                let (start, end) = line.split(' ').next()?.split_once('-')?;
+                Some(usize::from_str_radix(end, 16).ok()? - usize::from_str_radix(start, 16).ok()?)
+            };
+            maps.lines().filter(|line| line.contains("worker-bulk")).filter_map(size).sum()
+        }
+        let pool = ProcessPoolExecutor::new(1).unwrap();
+        let echo = |seed: u64, length: usize| {
+            let bytes = marked(length, seed);
+            assert!(pool.submit(|bytes: Vec<u8>| bytes, bytes.clone()).result().unwrap() == bytes);
+        };
+        (0..3).for_each(|seed| echo(seed, 4 << 20));
+        assert!(kept() >= 8 << 20);
+        // As long as it takes: a second or two.
+        (0..).take_while(|_| kept() >= 1 << 20).for_each(|seed| echo(seed, 20_000));
+        (0..3).for_each(|seed| echo(seed, 20_000));
+        assert!(bulk_mappings() > 0, "they still go by memory");
+        (0..3).for_each(|seed| echo(seed, 4 << 20));
+        assert_full(&pool, 1);
+    });
+}

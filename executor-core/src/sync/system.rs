@@ -18,6 +18,8 @@ pub type UnsafeCell<T> = std::cell::UnsafeCell<T>;
 pub type AtomicPtr<T> = std::sync::atomic::AtomicPtr<T>;
 /// [`std::sync::atomic::AtomicBool`].
 pub type AtomicBool = std::sync::atomic::AtomicBool;
+/// [`std::sync::atomic::AtomicU8`].
+pub type AtomicU8 = std::sync::atomic::AtomicU8;
 /// [`std::sync::atomic::AtomicU32`].
 pub type AtomicU32 = std::sync::atomic::AtomicU32;
 /// [`std::sync::atomic::AtomicU64`].

@@ -282,6 +282,10 @@ impl Dispatcher {
     /// Looks later whether the worker still needs its bulk memory. One such timer a worker.
     pub(super) fn watch_bulk(&mut self, number: u64) {
         let Some(worker) = self.workers.get_mut(&number) else { return };
+        let has_rest = worker.legs.is_empty() && !worker.is_ending;
+        if has_rest && std::mem::take(&mut worker.may_shrink_bulk) && worker.shrink_bulk() {
+            self.unsent.insert(number);
+        }
         if worker.has_bulk() && !std::mem::replace(&mut worker.is_watched_bulk, true) {
             self.timers.insert((Instant::now() + KEPT_FOR, Timer::Bulk { worker: number }));
         }

@@ -290,6 +290,7 @@ impl Dispatcher {
                     && worker.make_outbound(body.len())
                 {
                     self.unsent.insert(number);
+                    self.watch_bulk(number);
                 }
                 // Its time was up before it answered.
                 let answer = verdict.map_or_else(|| answer.map(Body::Here), Err);

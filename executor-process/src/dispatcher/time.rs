@@ -90,9 +90,11 @@ impl Dispatcher {
                 let Some(worker) = self.workers.get_mut(&number) else { return };
                 worker.is_watched_bulk = false;
                 if worker.legs.is_empty() && worker.idle_since.elapsed() >= KEPT_FOR {
-                    worker.drop_bulk();
-                    self.unsent.insert(number);
+                    if worker.drop_bulk() {
+                        self.unsent.insert(number);
+                    }
                 } else {
+                    worker.may_shrink_bulk = true;
                     self.watch_bulk(number);
                 }
             }

@@ -11,7 +11,7 @@
 //!   at any time, and that is no data race.
 
 use super::retry;
-use crate::sync::AtomicU64;
+use crate::sync::{AtomicU8, AtomicU64, Ordering};
 use nix::fcntl::{FcntlArg, SealFlag, fcntl};
 use nix::sys::memfd::{MFdFlags, memfd_create};
 use nix::sys::mman::{MapFlags, ProtFlags, mmap, munmap};
@@ -228,8 +228,9 @@ unsafe impl Sync for Frozen {}
 ///
 /// * I6: `base` is a live mapping of `length` bytes, shared, readable and writable, until `drop`; the file behind it is sealed
 ///   as in I2, so an access never raises SIGBUS.
-/// * I7: no reference to its bytes is made but by [`bytes`](Self::bytes). They are copied in and out through pointers, each
-///   byte once: whatever the other process does to them meanwhile, what arrives is some bytes.
+/// * I7: bytes that the other process may write are reached as atomics alone, and each is read once: whatever it does to them
+///   meanwhile, what arrives is some bytes, and stays what it is. Bytes are written through a pointer, and not read by whoever
+///   wrote them. The one reference to them is [`bytes`](Self::bytes), for who knows that nobody writes.
 #[derive(Debug)]
 pub(crate) struct Bulk {
     base: NonNull<u8>,
@@ -271,15 +272,32 @@ impl Bulk {
     }
 
     /// Copies what is at `from` on into `out`; false if it does not reach that far.
+    #[inline]
     pub(crate) fn read(&self, from: usize, out: &mut [u8]) -> bool {
-        let fits = from.checked_add(out.len()).is_some_and(|end| end <= self.length);
-        if fits {
-            // SAFETY: I6: inside the mapping.
-            let start = unsafe { self.base.add(from) };
-            // SAFETY: I6, as many bytes are there, and `out` is no part of them; I7.
-            unsafe { ptr::copy_nonoverlapping(start.as_ptr(), out.as_mut_ptr(), out.len()) };
+        let Some(bytes) = from.checked_add(out.len()).and_then(|end| self.atomics().get(from..end)) else {
+            return false;
+        };
+        // SAFETY: an aligned word of bytes that may be anything is an atomic word.
+        let (head, words, tail) = unsafe { bytes.align_to::<AtomicU64>() };
+        let (start, rest) = out.split_at_mut(head.len());
+        let (middle, end) = rest.split_at_mut(size_of_val(words));
+        let copy = |from: &[AtomicU8], to: &mut [u8]| {
+            for (byte, from) in to.iter_mut().zip(from) {
+                // ORDERING: relaxed, here and below: the ring's record of it was acquired.
+                *byte = from.load(Ordering::Relaxed);
+            }
+        };
+        copy(head, start);
+        for (place, word) in middle.chunks_exact_mut(size_of::<u64>()).zip(words) {
+            place.copy_from_slice(&word.load(Ordering::Relaxed).to_ne_bytes());
         }
-        fits
+        copy(tail, end);
+        true
+    }
+
+    fn atomics(&self) -> &[AtomicU8] {
+        // SAFETY: I6: as many bytes are there, as long as `self`; I7.
+        unsafe { std::slice::from_raw_parts(self.base.cast().as_ptr(), self.length) }
     }
 
     /// The first `length` bytes, as far as it has as many.
@@ -307,8 +325,7 @@ unsafe impl Send for Bulk {}
 unsafe impl Sync for Bulk {}
 
 /// From here on the allocator keeps what is freed, up to 64 MiB at the end of its heap, instead of giving it back to the system
-/// and taking it again, page by page, for the next large message. A worker has one thread, and does this before it runs
-/// anything.
+/// and taking it again, page by page, for the next large message.
 pub(crate) fn keep_freed_memory() {
     #[cfg(target_env = "gnu")]
     for (option, bytes) in [(libc::M_MMAP_THRESHOLD, 32 << 20), (libc::M_TRIM_THRESHOLD, 64 << 20)] {
@@ -329,7 +346,6 @@ pub(crate) fn give_freed_memory_back() {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::sync::Ordering;
 
     #[test]
     fn two_mappings_show_the_same_words() {
@@ -369,6 +385,12 @@ mod tests {
         assert!(ours.write(&[7; 10_000]) && !ours.write(&[7; 10_001]));
         let mut out = [0; 100];
         assert!(theirs.read(9_900, &mut out) && out == [7; 100]);
+        let bytes: Vec<u8> = (0..=255).collect();
+        assert!(ours.write(&bytes));
+        for (from, length) in [(0, 100), (1, 7), (3, 100), (5, 2), (8, 16), (13, 0), (15, 25)] {
+            let mut out = vec![0; length];
+            assert!(theirs.read(from, &mut out) && out == bytes[from..][..length], "{length} from {from}");
+        }
         assert!(!theirs.read(9_901, &mut out) && !theirs.read(usize::MAX, &mut out));
         // SAFETY: nobody writes.
         let bytes = [0, 10_000, 10_001].map(|length| unsafe { theirs.bytes(length) }.map(<[u8]>::len));
