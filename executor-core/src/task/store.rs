@@ -279,3 +279,69 @@ impl Drop for Pair {
         }
     }
 }
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+
+    fn layouts() -> [Layout; 3] {
+        [Layout::new::<[u64; 7]>(), Layout::new::<[u64; 16]>(), Layout::new::<[u64; 25]>()]
+    }
+
+    /// Takes `count` of each layout, each filled with a number of its own.
+    fn take_marked(count: u8) -> Vec<(Block, Layout, u8)> {
+        let marks = (0..count).flat_map(|mark| layouts().map(|layout| (layout, mark)));
+        marks
+            .map(|(layout, mark)| {
+                let memory = take(layout);
+                assert!(memory.addr().get().is_multiple_of(layout.align()));
+                // SAFETY: memory of this layout, and ours.
+                unsafe { memory.write_bytes(mark, layout.size()) };
+                (Block(memory), layout, mark)
+            })
+            .collect()
+    }
+
+    /// Nobody else has written to them; gives them back.
+    fn give_marked(blocks: Vec<(Block, Layout, u8)>) {
+        for (Block(memory), layout, mark) in blocks {
+            // SAFETY: memory of this layout, written as a whole, and ours.
+            let bytes = unsafe { std::slice::from_raw_parts(memory.as_ptr(), layout.size()) };
+            assert!(bytes.iter().all(|byte| *byte == mark), "{mark} of {layout:?}");
+            // SAFETY: taken with this layout.
+            unsafe { give(memory, layout) };
+        }
+    }
+
+    /// Made here and freed there, by threads that end in between, again and again: no two have the same place.
+    #[test]
+    fn blocks_cross_threads_and_outlive_them() {
+        for _ in 0..20 {
+            let mine = take_marked(200);
+            let theirs = std::thread::spawn(|| take_marked(250)).join().unwrap();
+            give_marked(take_marked(90));
+            std::thread::spawn(move || give_marked(mine)).join().unwrap();
+            give_marked(theirs);
+        }
+    }
+
+    /// In the destructors of a thread's last locals, when it keeps nothing any more.
+    #[test]
+    fn a_thread_that_is_being_torn_down_takes_and_gives() {
+        struct Late(Option<Vec<(Block, Layout, u8)>>);
+        impl Drop for Late {
+            fn drop(&mut self) {
+                give_marked(take_marked(3));
+                give_marked(self.0.take().unwrap_or_default());
+            }
+        }
+        thread_local! {
+            static LATE: RefCell<Late> = const { RefCell::new(Late(None)) };
+        }
+        std::thread::spawn(|| {
+            LATE.with(|late| late.borrow_mut().0 = Some(take_marked(100))); // destroyed after what the store keeps
+        })
+        .join()
+        .unwrap();
+    }
+}
