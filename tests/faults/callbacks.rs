@@ -117,7 +117,9 @@ fn a_callback_that_waits_for_its_own_pool_is_told() {
         let pool = ProcessPoolExecutor::new(2).unwrap();
         let (say, said) = mpsc::channel();
         let (inside, later) = (pool.clone(), say.clone());
-        pool.submit(|n: u32| n, 1).add_done_callback(move |_| {
+        // Not finished before it has its callback, which would then run here, where it may wait.
+        let mut gate = Turnstile::new();
+        pool.submit(|gate: String| pass(&gate), gate.ticket()).add_done_callback(move |_| {
             let mut own = inside.submit(|n: u32| n, 2);
             own.wait();
             own.wait_timeout(Duration::from_secs(100));
@@ -126,6 +128,7 @@ fn a_callback_that_waits_for_its_own_pool_is_told() {
             let mapped = inside.map(|n: u32| n, 0..3).next().unwrap().map(drop);
             say.send([first, second, mapped]).unwrap();
         });
+        gate.open();
         for outcome in said.recv().unwrap() {
             assert!(matches!(outcome, Err(TaskError::Deadlock(_))), "{outcome:?}");
         }
