@@ -31,6 +31,7 @@ impl PoolId {
 
     /// Whether the pool was built before a `fork` whose child this process is.
     #[must_use]
+    #[inline]
     pub fn is_inherited(self) -> bool {
         // ORDERING: relaxed: written by this very thread, inside `fork`, or before any other thread of the child existed.
         self.0 != 0 && self.0 < INHERITED_BELOW.load(Ordering::Relaxed)

@@ -35,7 +35,31 @@ pub(crate) struct Descriptor {
 type DecodeContext = fn(&[u8]) -> Result<Box<dyn Any>, Box<str>>;
 
 /// Calls the function at an address of this process.
-type Call = unsafe fn(usize, Option<&dyn Any>, &[u8], &mut Vec<u8>) -> Status;
+type Call = unsafe fn(usize, Option<&dyn Any>, &mut dyn Turns, &mut Vec<u8>) -> Status;
+
+/// Where a call gets its arguments. A worker has many for one function, and what is done for each of them around the
+/// function itself costs more than that: so they are run in one loop, on this side of the call.
+pub(crate) trait Turns {
+    /// The argument that is to be decoded now.
+    fn argument(&self) -> &[u8];
+
+    /// The task has returned, and its result is in `out`: takes it from there and moves on to the next argument; or does
+    /// neither and says no, and the call ends with this result.
+    fn go_on(&mut self, out: &mut Vec<u8>) -> bool;
+}
+
+/// One argument.
+pub(crate) struct Once<'a>(pub(crate) &'a [u8]);
+
+impl Turns for Once<'_> {
+    fn argument(&self) -> &[u8] {
+        self.0
+    }
+
+    fn go_on(&mut self, _: &mut Vec<u8>) -> bool {
+        false
+    }
+}
 
 const MAGIC: [u64; 2] = [0x8f1c_35d2_a96e_470b, 0x2be0_94c7_5d13_f86a];
 
@@ -110,7 +134,8 @@ impl Descriptor {
         (self.context)(bytes)
     }
 
-    /// Calls the function at `function` with an encoded argument; puts what it came to behind what is in `out`.
+    /// Calls the function at `function` with one encoded argument after the other, as long as it returns and the next one
+    /// is given; puts what the last one came to behind what is in `out`.
     ///
     /// # Safety
     ///
@@ -119,11 +144,11 @@ impl Descriptor {
         &self,
         function: usize,
         context: Option<&dyn Any>,
-        argument: &[u8],
+        turns: &mut dyn Turns,
         out: &mut Vec<u8>,
     ) -> Status {
         // SAFETY: the caller's.
-        unsafe { (self.call)(function, context, argument, out) }
+        unsafe { (self.call)(function, context, turns, out) }
     }
 }
 
@@ -162,24 +187,24 @@ fn decode_context<C: Payload>(bytes: &[u8]) -> Result<Box<dyn Any>, Box<str>> {
 unsafe fn call_plain<A: Payload, R: Payload>(
     function: usize,
     _: Option<&dyn Any>,
-    argument: &[u8],
+    turns: &mut dyn Turns,
     out: &mut Vec<u8>,
 ) -> Status {
     // SAFETY: I2: a function of this type is at that address.
     let function = unsafe { std::mem::transmute::<usize, fn(A) -> R>(function) };
-    run(argument, out, function)
+    run(turns, out, function)
 }
 
 unsafe fn call_with_context<C: Payload, A: Payload, R: Payload>(
     function: usize,
     context: Option<&dyn Any>,
-    argument: &[u8],
+    turns: &mut dyn Turns,
     out: &mut Vec<u8>,
 ) -> Status {
     // SAFETY: I2: a function of this type is at that address.
     let function = unsafe { std::mem::transmute::<usize, fn(&C, A) -> R>(function) };
     match context.and_then(|context| context.downcast_ref::<C>()) {
-        Some(context) => run(argument, out, |argument| function(context, argument)),
+        Some(context) => run(turns, out, |argument| function(context, argument)),
         None => {
             out.extend_from_slice(b"the context is of another type");
             Status::DecodeFailed
@@ -190,7 +215,7 @@ unsafe fn call_with_context<C: Payload, A: Payload, R: Payload>(
 unsafe fn call_initializer<O: InitOutcome>(
     function: usize,
     _: Option<&dyn Any>,
-    _: &[u8],
+    _: &mut dyn Turns,
     out: &mut Vec<u8>,
 ) -> Status {
     // SAFETY: I2: a function of this type is at that address.
@@ -204,8 +229,36 @@ unsafe fn call_initializer<O: InitOutcome>(
     Status::Failed
 }
 
-/// Decodes the argument, calls, encodes the result. What is thrown away is dropped here, its panics swallowed.
-fn run<A: Payload, R: Payload>(argument: &[u8], out: &mut Vec<u8>, f: impl FnOnce(A) -> R) -> Status {
+/// Decodes an argument, calls, encodes the result, and goes on with the next one. A panic of `f` ends it.
+fn run<A: Payload, R: Payload>(turns: &mut dyn Turns, out: &mut Vec<u8>, f: impl Fn(A) -> R) -> Status {
+    let ended = panic_report::catch(|| {
+        loop {
+            let status = run_one(turns.argument(), out, &f);
+            if status != Status::Returned || !turns.go_on(out) {
+                return status;
+            }
+        }
+    });
+    let report = match ended {
+        Ok(status) => return status,
+        Err(report) => report,
+    };
+    let panic = Panic {
+        message: report.message.clone(),
+        file: report.file.clone(),
+        line: report.line,
+        column: report.column,
+        backtrace: report.backtrace.clone(),
+    };
+    match codec::encode(&panic, out) {
+        Ok(()) => Status::Panicked,
+        Err(_) => Status::EncodeFailed,
+    }
+}
+
+/// Nothing in here unwinds but `f`, before anything is in `out`. What is thrown away is dropped here, its panics swallowed.
+#[inline]
+fn run_one<A: Payload, R: Payload>(argument: &[u8], out: &mut Vec<u8>, f: impl Fn(A) -> R) -> Status {
     let decoded = codec::decode_payload::<A>(argument);
     if !codec::is_number::<A>() {
         attach::unstage();
@@ -217,22 +270,7 @@ fn run<A: Payload, R: Payload>(argument: &[u8], out: &mut Vec<u8>, f: impl FnOnc
             return Status::DecodeFailed;
         }
     };
-    let result = match panic_report::catch(|| f(argument)) {
-        Ok(result) => result,
-        Err(report) => {
-            let panic = Panic {
-                message: report.message.clone(),
-                file: report.file.clone(),
-                line: report.line,
-                column: report.column,
-                backtrace: report.backtrace.clone(),
-            };
-            return match codec::encode(&panic, out) {
-                Ok(()) => Status::Panicked,
-                Err(_) => Status::EncodeFailed,
-            };
-        }
-    };
+    let result = f(argument);
     let encoded = if codec::is_number::<R>() {
         codec::encode_payload(&result, out)
     } else {
@@ -267,7 +305,7 @@ mod tests {
         let (mut argument, mut out) = (Vec::new(), Vec::new());
         codec::encode_payload(&21_u32, &mut argument).unwrap();
         // SAFETY: named together.
-        let status = unsafe { descriptor.call(function, None, &argument, &mut out) };
+        let status = unsafe { descriptor.call(function, None, &mut Once(&argument), &mut out) };
         assert_eq!((status, codec::decode_payload(&out)), (Status::Returned, Ok(42_u32)));
     }
 

@@ -221,16 +221,16 @@ fn rings() {
             let (at, word) = (random.next(), random.next() >> random.below(64));
             state.scribble(ring, at, word);
         }
-        let Ok(_) = state.reader.fill(ring) else { return state.start_again(ring) };
-        let (bytes, used) = state.reader.take();
+        let Ok(_) = state.reader.fill(ring, &mut Vec::new()) else { return state.start_again(ring) };
+        let (words, used) = state.reader.take();
         let most = random.next() % 8;
-        let mut records = Records::new(&bytes[used..], state.next, most);
+        let mut records = Records::new(&words[used..], state.next, most);
         let read = records.by_ref().map(<[u8]>::len).sum::<usize>();
-        assert!(records.count <= most && read <= records.used && used + records.used <= bytes.len());
+        assert!(records.count <= most && read <= 8 * records.used && used + records.used <= words.len());
         let (used, is_garbage) = (used + records.used, records.is_garbage);
         state.next += records.count;
-        let is_stuck = records.count == 0 && used < bytes.len() && most > 0;
-        state.reader.put_back(bytes, used);
+        let is_stuck = records.count == 0 && used < words.len() && most > 0;
+        state.reader.put_back(words, used);
         if is_garbage || is_stuck {
             state.start_again(ring);
             number = 0;

@@ -150,18 +150,15 @@ where
 {
     let (promise, future) = Promise::of_pool(pool, options.label.clone());
     let mut arguments = Arguments::default();
-    let mut results = Vec::with_capacity(items.len());
-    let mut places = Vec::with_capacity(items.len());
-    for item in items {
+    // About what they will need.
+    arguments.bytes.reserve(items.len() * (size_of::<u64>() + size_of::<A>()));
+    let mut completion = Many::new(promise, items.len());
+    for (place, item) in items.into_iter().enumerate() {
         match arguments.push(item, limit) {
-            Ok(()) => {
-                places.push(results.len());
-                results.push(None);
-            }
-            Err(error) => results.push(Some(Err(error))),
+            Ok(()) => completion.accept(place),
+            Err(error) => completion.refuse(place, error),
         }
     }
-    let mut completion = Many { promise: Some(promise), results, places };
     if arguments.ends.len() == 0 {
         completion.complete(Duration::ZERO); // nothing left to run
         return Prepared { future, job: None };
@@ -374,31 +371,41 @@ impl Encoded {
     }
 }
 
-/// Where the arguments end, the first one in place: most jobs have no other.
+/// Where the arguments end. As long as they are of one size, as numbers are, that says it all.
 #[derive(Default)]
 struct Ends {
-    first: Option<usize>,
-    more: Vec<usize>,
+    size: usize,
+    count: usize,
+    /// All of them, if they are not.
+    all: Vec<usize>,
 }
 
 impl Ends {
+    #[inline]
     fn push(&mut self, end: usize) {
-        match self.first {
-            None => self.first = Some(end),
-            Some(_) => self.more.push(end),
+        if self.count == 0 {
+            self.size = end;
         }
+        self.count += 1;
+        if self.all.is_empty() {
+            if end == self.count * self.size {
+                return;
+            }
+            self.all.extend((1..self.count).map(|count| count * self.size));
+        }
+        self.all.push(end);
     }
 
-    fn len(&self) -> usize {
-        usize::from(self.first.is_some()) + self.more.len()
+    const fn len(&self) -> usize {
+        self.count
     }
 
     /// Where the first `count` arguments end together.
     fn after(&self, count: usize) -> usize {
         match count {
             0 => 0,
-            1 => self.first.unwrap_or(0),
-            count => self.more[count - 2],
+            _ if self.all.is_empty() => count * self.size,
+            _ => self.all[count - 1],
         }
     }
 }
@@ -828,43 +835,87 @@ impl<R: Payload> Completion for One<R> {
 
 struct Many<R> {
     promise: Option<Promise<Chunk<R>>>,
-    /// One place for each item the user gave.
-    results: Vec<Option<Result<R, TaskError>>>,
-    /// Where the items that could be encoded stand among them.
-    places: Vec<usize>,
+    /// In the order of the items the user gave, as far as there is any; `Abandoned` where one is still missing in between.
+    results: Vec<Result<R, TaskError>>,
+    /// How many there will be.
+    items: usize,
+    /// Where the items that could be encoded stand among them, unless that is all of them.
+    places: Option<Vec<usize>>,
+}
+
+impl<R: Payload> Many<R> {
+    fn new(promise: Promise<Chunk<R>>, items: usize) -> Self {
+        Self { promise: Some(promise), results: Vec::with_capacity(items), items, places: None }
+    }
+
+    /// The item at this place, behind all those before, is the next one of the job.
+    fn accept(&mut self, place: usize) {
+        if let Some(places) = &mut self.places {
+            places.push(place);
+        }
+    }
+
+    /// It is not part of the job.
+    fn refuse(&mut self, place: usize, error: TaskError) {
+        self.places.get_or_insert_with(|| (0..place).collect());
+        self.put(place, Err(error));
+    }
+
+    fn put(&mut self, place: usize, result: Result<R, TaskError>) {
+        if place >= self.results.len() {
+            self.results.resize_with(place, || Err(TaskError::Abandoned));
+            return self.results.push(result);
+        }
+        self.results[place] = result;
+    }
+
+    fn place_of(&self, item: usize) -> usize {
+        self.places.as_ref().map_or(item, |places| places[item])
+    }
 }
 
 impl<R: Payload> Completion for Many<R> {
     by_promise!();
 
     fn answer(&mut self, item: usize, answer: Result<Body<'_>, TaskError>) {
-        self.results[self.places[item]] = Some(answer.and_then(Body::decode));
+        self.put(self.place_of(item), answer.and_then(Body::decode));
     }
 
     fn answer_all(&mut self, first: usize, results: &mut Records<'_>) {
-        for (place, bytes) in self.places[first..].iter().zip(results) {
-            self.results[*place] = Some(codec::decode_payload(bytes).map_err(TaskError::Decode));
+        let is_next = self.places.is_none() && first == self.results.len();
+        for (item, bytes) in (first..).zip(results) {
+            let result = codec::decode_payload(bytes);
+            if is_next {
+                // Each by itself: put together first and then moved, it would take twice the time.
+                match result {
+                    Ok(value) => self.results.push(Ok(value)),
+                    Err(problem) => self.results.push(Err(TaskError::Decode(problem))),
+                }
+            } else {
+                self.put(self.place_of(item), result.map_err(TaskError::Decode));
+            }
         }
     }
 
     fn complete(&mut self, run_time: Duration) {
         if let Some(promise) = self.promise.take() {
-            let results = std::mem::take(&mut self.results);
-            let results =
-                results.into_iter().map(|result| result.unwrap_or(Err(TaskError::Abandoned))).collect();
+            let mut results = std::mem::take(&mut self.results);
+            results.resize_with(self.items, || Err(TaskError::Abandoned));
             promise.complete(Ok(Chunk::new(results, run_time)));
         }
     }
 
     fn fail(&mut self, error: TaskError) {
-        if self.results.iter().all(Option::is_none) {
+        let is_missing = |result: &Result<R, TaskError>| matches!(result, Err(TaskError::Abandoned));
+        if self.results.iter().all(is_missing) {
             if let Some(promise) = self.promise.take() {
                 promise.complete(Err(error));
             }
             return;
         }
-        for result in self.results.iter_mut().filter(|result| result.is_none()) {
-            *result = Some(Err(error.clone()));
+        self.results.resize_with(self.items, || Err(TaskError::Abandoned));
+        for result in self.results.iter_mut().filter(|result| is_missing(result)) {
+            *result = Err(error.clone());
         }
         self.complete(Duration::ZERO);
     }
@@ -873,5 +924,63 @@ impl<R: Payload> Completion for Many<R> {
         if let Some(promise) = self.promise.take() {
             promise.cancel();
         }
+    }
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ends_of_one_size_and_of_several() {
+        for sizes in [&[][..], &[3], &[3, 3, 3], &[3, 3, 5, 3], &[1, 2], &[4, 4, 4, 4, 1]] {
+            let (mut ends, mut all) = (Ends::default(), vec![0]);
+            for size in sizes {
+                all.push(all[all.len() - 1] + size);
+                ends.push(all[all.len() - 1]);
+            }
+            assert_eq!(ends.len(), sizes.len());
+            let after: Vec<_> = (0..=sizes.len()).map(|count| ends.after(count)).collect();
+            assert_eq!(after, all, "{sizes:?}");
+        }
+    }
+
+    #[test]
+    fn results_find_their_places_in_any_order() {
+        let refused = || TaskError::Encode("refused".into());
+        let (promise, future) = Promise::of_pool(PoolId::next(), None);
+        let mut many = Many::<u32>::new(promise, 6);
+        for place in 0..6 {
+            if place % 3 == 1 { many.refuse(place, refused()) } else { many.accept(place) }
+        }
+        many.set_running();
+        for (item, value) in [(3, 13_u32), (0, 10), (2, 12)] {
+            many.answer(item, Ok(Body::Here(&value.to_ne_bytes())));
+        }
+        many.complete(Duration::ZERO);
+        let results = future.result().unwrap().results;
+        let told: Vec<_> =
+            results.into_iter().map(|result| result.map_err(|error| error.to_string())).collect();
+        let (refused, missing) = (Err(refused().to_string()), Err(TaskError::Abandoned.to_string()));
+        assert_eq!(told, [Ok(10), refused.clone(), missing, Ok(12), refused, Ok(13)]);
+    }
+
+    #[test]
+    fn a_failure_fills_what_is_missing_and_is_the_whole_if_nothing_is_there() {
+        let many = |answered: &[usize]| {
+            let (promise, future) = Promise::of_pool(PoolId::next(), None);
+            let mut many = Many::<u32>::new(promise, 3);
+            many.set_running();
+            for item in answered {
+                many.answer(*item, Ok(Body::Here(&7_u32.to_ne_bytes())));
+            }
+            many.fail(TaskError::Cancelled);
+            future
+                .result()
+                .map(|chunk| chunk.results.into_iter().map(|result| result.ok()).collect::<Vec<_>>())
+        };
+        assert!(matches!(many(&[]), Err(TaskError::Cancelled)));
+        assert_eq!(many(&[1]).unwrap(), [None, Some(7), None]);
+        assert_eq!(many(&[0, 1]).unwrap(), [Some(7), Some(7), None]);
     }
 }

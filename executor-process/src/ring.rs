@@ -24,7 +24,7 @@ use std::time::{Duration, Instant};
 
 use crate::bell::{Bell, Told, WAITER};
 use crate::sync::{Arc, AtomicU64, Ordering};
-use crate::sys::memory::{RING_WORDS, SharedPage};
+use crate::sys::memory::{self, RING_WORDS, SharedPage};
 use crate::wire::Garbage;
 
 /// The longest body that goes through the ring, in bytes. Longer ones gain nothing from it.
@@ -76,6 +76,7 @@ pub(crate) struct Writer {
 
 impl Writer {
     /// Commits the result of a task; false if it must go through the socket.
+    #[inline]
     pub(crate) fn commit(&mut self, ring: Ring<'_>, number: u64, time: Option<u64>, body: &[u8]) -> bool {
         body.len() <= LONGEST && self.append(ring, number, time, 0, body)
     }
@@ -91,6 +92,7 @@ impl Writer {
         self.append(ring, number, time, BULK, &(length as u64).to_ne_bytes())
     }
 
+    #[inline]
     fn append(&mut self, ring: Ring<'_>, number: u64, time: Option<u64>, flags: u64, body: &[u8]) -> bool {
         let words = 1 + usize::from(time.is_some()) + body.len().div_ceil(WORD);
         // ORDERING: acquire: the parent's reads of these places are over before we write there again.
@@ -106,9 +108,14 @@ impl Writer {
             ring.word(at).store(time, Ordering::Relaxed);
             at += 1;
         }
-        for chunk in body.chunks(WORD) {
+        let (whole, rest) = body.as_chunks::<WORD>();
+        for word in whole {
+            ring.word(at).store(u64::from_ne_bytes(*word), Ordering::Relaxed);
+            at += 1;
+        }
+        if !rest.is_empty() {
             let mut word = [0; WORD];
-            word[..chunk.len()].copy_from_slice(chunk);
+            word[..rest.len()].copy_from_slice(rest);
             ring.word(at).store(u64::from_ne_bytes(word), Ordering::Relaxed);
             at += 1;
         }
@@ -173,7 +180,7 @@ impl TurnedBell {
 #[derive(Debug, Default)]
 pub(crate) struct Reader {
     position: u64,
-    bytes: Vec<u8>,
+    words: Vec<u64>,
     used: usize,
 }
 
@@ -186,7 +193,7 @@ pub(crate) struct Record<'a> {
     pub(crate) body: &'a [u8],
     /// Whether that is the length of the true one.
     is_bulk: bool,
-    /// What it takes in the copy.
+    /// What it takes in the copy, in words.
     size: usize,
 }
 
@@ -196,14 +203,14 @@ impl Record<'_> {
         self.body.try_into().ok().filter(|_| self.is_bulk).map(u64::from_ne_bytes)
     }
 
-    /// What it takes in the copy.
+    /// What it takes in the copy, in words.
     pub(crate) const fn size(&self) -> usize {
         self.size
     }
 
-    /// Whether it answers this task, and is all of so many bytes.
-    pub(crate) const fn is_all(&self, number: u32, bytes: usize) -> bool {
-        self.number == number && self.size == bytes
+    /// Whether it answers this task, and is all of so many words.
+    pub(crate) const fn is_all(&self, number: u32, words: usize) -> bool {
+        self.number == number && self.size == words
     }
 }
 
@@ -214,8 +221,8 @@ impl Reader {
         ring.committed.load(Ordering::Relaxed) != self.position
     }
 
-    /// Copies out what is committed; says whether there was anything.
-    pub(crate) fn fill(&mut self, ring: Ring<'_>) -> Result<bool, Garbage> {
+    /// Copies out what is committed, into memory given for that; says whether there was anything.
+    pub(crate) fn fill(&mut self, ring: Ring<'_>, memory: &mut Vec<u64>) -> Result<bool, Garbage> {
         // ORDERING: acquire: pairs with the release in `commit`.
         let committed = ring.committed.load(Ordering::Acquire);
         let count = committed.wrapping_sub(self.position);
@@ -223,14 +230,16 @@ impl Reader {
             return Ok(false);
         }
         let count = usize::try_from(count).ok().filter(|count| *count <= RING_WORDS).ok_or(Garbage)?;
-        self.bytes.drain(..std::mem::take(&mut self.used));
-        self.bytes.reserve(count * WORD);
+        if self.words.is_empty() {
+            self.words = std::mem::take(memory);
+        }
+        self.words.drain(..std::mem::take(&mut self.used));
         #[expect(clippy::cast_possible_truncation, reason = "only the lowest bits count")]
         let start = self.position as usize % RING_WORDS;
         let (until_end, wrapped) = (count.min(RING_WORDS - start), count.saturating_sub(RING_WORDS - start));
-        for word in ring.words[start..start + until_end].iter().chain(&ring.words[..wrapped]) {
+        for piece in [&ring.words[start..start + until_end], &ring.words[..wrapped]] {
             // ORDERING: relaxed: COMMITTED was acquired; whatever a hostile worker writes meanwhile is some value.
-            self.bytes.extend_from_slice(&word.load(Ordering::Relaxed).to_ne_bytes());
+            self.words.extend(piece.iter().map(|word| word.load(Ordering::Relaxed)));
         }
         self.position = committed;
         // ORDERING: release: our reads come first; pairs with the acquire in `commit`.
@@ -240,23 +249,23 @@ impl Reader {
 
     /// Whether everything copied out is dealt with.
     pub(crate) fn is_empty(&self) -> bool {
-        self.used == self.bytes.len()
+        self.used == self.words.len()
     }
 
     /// The copy, to be read while the reader is elsewhere. Give it back by [`put_back`](Self::put_back).
-    pub(crate) fn take(&mut self) -> (Vec<u8>, usize) {
-        (std::mem::take(&mut self.bytes), self.used)
+    pub(crate) fn take(&mut self) -> (Vec<u64>, usize) {
+        (std::mem::take(&mut self.words), self.used)
     }
 
-    /// The copy, dealt with up to `used`.
-    pub(crate) fn put_back(&mut self, bytes: Vec<u8>, used: usize) {
-        self.bytes = bytes;
-        self.used = used;
-        if self.used == self.bytes.len() {
-            self.bytes.clear();
+    /// The copy, dealt with up to `used`. If that is all of it, gives its memory, which is not needed here any more.
+    pub(crate) fn put_back(&mut self, mut words: Vec<u64>, used: usize) -> Option<Vec<u64>> {
+        if used == words.len() {
+            words.clear();
             self.used = 0;
-            self.bytes.shrink_to(LONGEST);
+            return Some(words);
         }
+        (self.words, self.used) = (words, used);
+        None
     }
 
     /// The parent is about to sleep: it wants to be woken. Says whether it need not, since there is something.
@@ -269,31 +278,29 @@ impl Reader {
 impl<'a> Record<'a> {
     /// The record at the beginning of a copy; a part of one is garbage, since records are committed whole.
     #[inline]
-    pub(crate) fn read(bytes: &'a [u8]) -> Result<Option<Self>, Garbage> {
-        let Some((head, rest)) = bytes.split_first_chunk::<WORD>() else { return Ok(None) };
-        let head = u64::from_ne_bytes(*head);
+    pub(crate) fn read(words: &'a [u64]) -> Result<Option<Self>, Garbage> {
+        let Some((&head, rest)) = words.split_first() else { return Ok(None) };
         let (number, length) = ((head >> 32) as u32, (head & (BULK - 1)) as usize);
         let is_bulk = head & BULK != 0;
         let (time, rest) = if head & TIMED == 0 {
             (None, rest)
         } else {
-            let (time, rest) = rest.split_first_chunk::<WORD>().ok_or(Garbage)?;
-            (Some(u64::from_ne_bytes(*time)), rest)
+            let (time, rest) = rest.split_first().ok_or(Garbage)?;
+            (Some(*time), rest)
         };
         if length > LONGEST || (is_bulk && length != WORD) {
             return Err(Garbage);
         }
-        let padded = length.next_multiple_of(WORD);
-        let body = &rest.get(..padded).ok_or(Garbage)?[..length];
-        let size = bytes.len() - rest.len() + padded;
-        Ok(Some(Self { number, time, body, is_bulk, size }))
+        let body = rest.get(..length.div_ceil(WORD)).ok_or(Garbage)?;
+        let size = words.len() - rest.len() + body.len();
+        Ok(Some(Self { number, time, body: &memory::bytes_of(body)[..length], is_bulk, size }))
     }
 }
 
 /// The records of consecutive tasks at the beginning of a copy.
 #[derive(Debug)]
 pub(crate) struct Records<'a> {
-    bytes: &'a [u8],
+    words: &'a [u64],
     next: u32,
     most: u64,
     /// How many were read, and what they take in the copy.
@@ -306,8 +313,8 @@ pub(crate) struct Records<'a> {
 
 impl<'a> Records<'a> {
     /// Those of at most `most` tasks, the first of which has this number.
-    pub(crate) fn new(bytes: &'a [u8], first: u64, most: u64) -> Self {
-        Self { bytes, next: low(first), most, count: 0, used: 0, time: 0, is_garbage: false }
+    pub(crate) fn new(words: &'a [u64], first: u64, most: u64) -> Self {
+        Self { words, next: low(first), most, count: 0, used: 0, time: 0, is_garbage: false }
     }
 }
 
@@ -324,7 +331,7 @@ impl<'a> Iterator for Records<'a> {
         if self.count == self.most {
             return None;
         }
-        match Record::read(&self.bytes[self.used..]) {
+        match Record::read(&self.words[self.used..]) {
             Ok(Some(record)) if record.number == self.next && !record.is_bulk => {
                 self.count += 1;
                 self.next = self.next.wrapping_add(1);
@@ -364,18 +371,18 @@ mod tests {
                 continue;
             }
             assert!(writer.is_filling(ring));
-            assert!(reader.fill(ring).unwrap());
-            let (bytes, used) = reader.take();
-            let mut records = Records::new(&bytes[used..], read, u64::MAX);
+            assert!(reader.fill(ring, &mut Vec::new()).unwrap());
+            let (words, used) = reader.take();
+            let mut records = Records::new(&words[used..], read, u64::MAX);
             for body in &mut records {
                 assert_eq!(number_of(&body[..8]), read);
                 assert_eq!(body.len(), 8 + usize::try_from(read * 7 % 41).unwrap());
                 read += 1;
             }
             let used = used + records.used;
-            assert_eq!((records.is_garbage, used), (false, bytes.len()));
-            reader.put_back(bytes, used);
-            assert!(!reader.fill(ring).unwrap());
+            assert_eq!((records.is_garbage, used), (false, words.len()));
+            reader.put_back(words, used);
+            assert!(!reader.fill(ring, &mut Vec::new()).unwrap());
         }
     }
 
@@ -385,12 +392,12 @@ mod tests {
         let ring = Ring::of(&page);
         for count in [RING_WORDS as u64 + 1, u64::MAX, 1 << 40] {
             ring.committed.store(count, Ordering::Relaxed);
-            assert_eq!(Reader::default().fill(ring), Err(Garbage));
+            assert_eq!(Reader::default().fill(ring, &mut Vec::new()), Err(Garbage));
         }
         for head in [9_u64, LONGEST as u64 + 1, TIMED - 1, TIMED | 1, TIMED, BULK, BULK | 9] {
-            assert_eq!(Record::read(&head.to_ne_bytes()), Err(Garbage), "{head:#x}");
+            assert_eq!(Record::read(&[head]), Err(Garbage), "{head:#x}");
         }
-        assert_eq!(Record::read(&[0; 7]), Ok(None));
+        assert_eq!(Record::read(&[]), Ok(None));
     }
 
     #[test]
@@ -406,7 +413,7 @@ mod tests {
         assert!(writer.commit(ring, 2, None, b"b"));
         assert_eq!(writer.announce(ring), None, "not set again");
         assert!(reader.arm(ring), "there is something");
-        assert!(reader.fill(ring).unwrap());
+        assert!(reader.fill(ring, &mut Vec::new()).unwrap());
         assert!(!reader.arm(ring));
     }
 

@@ -462,15 +462,19 @@ impl Worker {
         self.input = input;
     }
 
-    /// Copies out what the worker has committed to its ring; says whether there is anything to deal with.
-    pub(crate) fn take_results(&mut self) -> Result<Option<(Vec<u8>, usize)>, Garbage> {
-        self.results.fill(Ring::of(&self.page))?;
+    /// Copies out what the worker has committed to its ring, into memory given for that; says whether there is anything to
+    /// deal with.
+    pub(crate) fn take_results(
+        &mut self,
+        memory: &mut Vec<u64>,
+    ) -> Result<Option<(Vec<u64>, usize)>, Garbage> {
+        self.results.fill(Ring::of(&self.page), memory)?;
         Ok(if self.results.is_empty() { None } else { Some(self.results.take()) })
     }
 
-    /// The copy is dealt with up to `used`.
-    pub(crate) fn put_results_back(&mut self, bytes: Vec<u8>, used: usize) {
-        self.results.put_back(bytes, used);
+    /// The copy is dealt with up to `used`. Gives its memory if that is all.
+    pub(crate) fn put_results_back(&mut self, words: Vec<u64>, used: usize) -> Option<Vec<u64>> {
+        self.results.put_back(words, used)
     }
 
     /// Whether there is something in the ring.

@@ -8,8 +8,9 @@
 //! # When the parent is told of what is in the ring
 //!
 //! Before the worker waits for more to do; once the oldest such result is [`LONGEST_SILENCE`] old, as seen between two
-//! tasks; and when the ring fills. So a batch of quick tasks wakes the parent once. Should the next task be long, the
-//! parent, which looks after workers that hold more than one task, finds the results by itself.
+//! calls, or [`SILENCE_WITHIN`], as seen between two tasks of one call, whose results nobody gets but together; and when
+//! the ring fills. So a batch of quick tasks wakes the parent once. Should the next task be long, the parent, which looks
+//! after workers that hold more than one task, finds the results by itself.
 //!
 //! The fork server has one thread, so everything may be called here: the user's functions may allocate, print, and start
 //! threads and pools of their own.
@@ -26,7 +27,7 @@ use executor_core::{CallLimits, codec};
 use crate::attach::{self, Attachments};
 use crate::bell::Told;
 use crate::bulk::{self, TAKEN_BULK};
-use crate::call::{self, Descriptor, Name};
+use crate::call::{self, Descriptor, Name, Once, Turns};
 use crate::gate::Gate;
 use crate::ring::{self, BELL, Ring, Writer};
 use crate::share::Segment;
@@ -58,6 +59,7 @@ pub(crate) fn run(socket: OwnedFd, page: SharedPage) -> ! {
         watch: Stopwatch::default(),
         message_limit: u64::MAX,
         limits: CallLimits::default(),
+        is_limited: false,
         growth: None,
     };
     let code = match worker.serve() {
@@ -97,6 +99,13 @@ const KEPT: usize = 4 << 20;
 /// more often; longer leaves it less time to send more before the worker has nothing left.
 const LONGEST_SILENCE: Duration = Duration::from_micros(20);
 
+/// The same while more tasks of the same call are to come. Shorter wakes the parent for what nobody can have yet; longer
+/// leaves it ignorant of how far the worker has got.
+const SILENCE_WITHIN: Duration = Duration::from_millis(1);
+
+/// How often a worker whose ring is full lets others run, of which its parent may be one, before it goes by the socket.
+const PATIENCE: u32 = 32;
+
 /// The connection is of no use any more.
 struct Broken;
 
@@ -124,8 +133,9 @@ struct Worker {
     segments: BTreeMap<u64, Arc<Segment>>,
     watch: Stopwatch,
     message_limit: u64,
-    /// What holds for the calls that come.
+    /// What holds for the calls that come, and whether that is anything.
     limits: CallLimits,
+    is_limited: bool,
     growth: Option<Growth>,
 }
 
@@ -155,9 +165,59 @@ type Found = Result<(&'static Descriptor, usize), Box<str>>;
 struct Outcome {
     number: u64,
     status: Status,
-    lap: Option<Lap>,
+    lap: Lap,
     /// Whether this process asks to be replaced.
     is_worn: bool,
+    /// Whether it is the last one of its call.
+    is_last: bool,
+}
+
+/// A call, as far as it has got.
+struct Course<'a> {
+    /// The task that has begun, and its argument.
+    number: u64,
+    argument: &'a [u8],
+    /// The arguments behind it.
+    rest: &'a [u8],
+    /// How many more may run before the worker looks at the clock.
+    left: u64,
+    /// Whether the task has not begun, but was revoked.
+    is_revoked: bool,
+}
+
+/// The loop around the tasks of a call: what must be done for every one of them, and nothing else.
+struct Loop<'a, 'b> {
+    course: &'a mut Course<'b>,
+    gate: Gate<'a>,
+    ring: Ring<'a>,
+    results: &'a mut Writer,
+    mark: PoolId,
+    /// The longest result it takes, in bytes.
+    longest: usize,
+}
+
+impl Turns for Loop<'_, '_> {
+    fn argument(&self) -> &[u8] {
+        self.course.argument
+    }
+
+    fn go_on(&mut self, out: &mut Vec<u8>) -> bool {
+        let course = &mut *self.course;
+        // A task that has forked returns twice; see `run_tasks`.
+        if course.left == 0 || out.len() > HEADER + self.longest || self.mark.is_inherited() {
+            return false;
+        }
+        let Some((argument, rest)) = take_sized(course.rest) else { return false };
+        if !self.results.commit(self.ring, course.number, None, &out[HEADER..]) {
+            return false;
+        }
+        out.truncate(HEADER);
+        course.number += 1;
+        course.left -= 1;
+        course.is_revoked = !self.gate.begin(course.number);
+        (course.argument, course.rest) = (argument, rest);
+        !course.is_revoked
+    }
 }
 
 /// A context, decoded when the first task asks for it: a task that cannot decode it is that task's failure.
@@ -231,6 +291,7 @@ impl Worker {
             Kind::Call => self.run_tasks(header, body),
             Kind::Limits => {
                 self.limits = decode_limits(body).ok_or(Broken)?;
+                self.is_limited = self.limits != CallLimits::default();
                 Ok(())
             }
             Kind::Lift => {
@@ -302,7 +363,7 @@ impl Worker {
         } else if let Some((descriptor, function)) = setup.initializer {
             let (descriptor, function) = call::find(Name { descriptor, function }).map_err(|_| Broken)?;
             // SAFETY: I2 of `call`: the parent named them together.
-            status = unsafe { descriptor.call(function, None, &[], &mut self.out) };
+            status = unsafe { descriptor.call(function, None, &mut Once(&[]), &mut self.out) };
         }
         // From here on, what the initializer has loaded included.
         if let (Some(growth), Some(now)) = (setup.max_memory_growth, Memory::now()) {
@@ -329,25 +390,27 @@ impl Worker {
         let is_lost = found.is_some();
         self.watch.start();
         let end = header.number.checked_add(u64::from(header.count)).ok_or(Broken)?;
-        for number in header.number..end {
-            if !Gate::new(self.page.word(GATE)).begin(number) {
-                // Revoked, and with it all that follow: somebody else runs them. Their arguments may be gone by now.
-                self.descriptors.retain(|of, _| !(number..end).contains(of));
+        let mut course = Course { number: header.number, argument: &[], rest, left: 0, is_revoked: false };
+        while course.number < end {
+            let first = course.number;
+            if !Gate::new(self.page.word(GATE)).begin(first) {
                 break;
             }
-            let (argument, behind) =
-                if is_lost { Default::default() } else { take_sized(rest).ok_or(Broken)? };
-            rest = behind;
-            let descriptors =
-                if self.descriptors.is_empty() { None } else { self.descriptors.remove(&number) };
-            if let Some(descriptors) = descriptors {
+            if !is_lost {
+                (course.argument, course.rest) = take_sized(course.rest).ok_or(Broken)?;
+            }
+            // Where something is done before or after each task, each is run by itself.
+            let is_alone =
+                is_lost || !self.descriptors.is_empty() || self.is_limited || self.growth.is_some();
+            course.left = if is_alone { 0 } else { self.watch.stride(end - first) - 1 };
+            if let Some(descriptors) = self.descriptors.remove(&first) {
                 attach::stage(descriptors);
             }
             self.begin_frame();
             let (status, mut is_worn) = match self.apply_limits() {
-                None => (self.run_task(&mut found, head, argument), false),
+                None => (self.run_task(&mut found, head, &mut course), false),
                 Some(Ok(applied)) => {
-                    let status = self.run_task(&mut found, head, argument);
+                    let status = self.run_task(&mut found, head, &mut course);
                     (status, !applied.take_off())
                 }
                 Some(Err(error)) => {
@@ -356,21 +419,27 @@ impl Worker {
                     (Status::DecodeFailed, true)
                 }
             };
-            // What the task printed is seen even if the next one kills this process.
+            // What was printed is seen before anybody gets a result of this call, and even if the next task kills this process.
             let _ = io::stdout().flush();
             if self.mark.is_inherited() {
                 process::exit_now(0); // the task has forked, and this is not the worker
             }
-            // Where memory is looked after, every task is measured: a look needs the time.
-            let lap = self.watch.lap(number + 1 == end || self.growth.is_some());
-            if let (Some(growth), Some(lap)) = (&mut self.growth, lap) {
-                is_worn |= growth.is_too_much(lap.end);
+            if course.is_revoked {
+                break;
             }
-            let outcome = Outcome { number, status, lap, is_worn };
+            let number = course.number;
+            let lap = self.watch.lap(number + 1 - first);
+            is_worn |= self.growth.as_mut().is_some_and(|growth| growth.is_too_much(lap.end));
+            let outcome = Outcome { number, status, lap, is_worn, is_last: number + 1 == end };
             match attach::take_reply() {
                 None => self.answer(outcome)?,
                 Some(attachments) => self.answer_with(outcome, &attachments)?,
             }
+            course.number += 1;
+        }
+        if course.number < end {
+            // Revoked, and with it all that follow: somebody else runs them. Their arguments may be gone by now.
+            self.descriptors.retain(|of, _| !(course.number..end).contains(of));
         }
         if inbound.is_some() {
             self.inbound = inbound;
@@ -381,7 +450,7 @@ impl Worker {
     /// Limits this process for the next task; `None` if there is nothing to limit.
     fn apply_limits(&self) -> Option<io::Result<Applied>> {
         let limits = self.limits;
-        if limits == CallLimits::default() {
+        if !self.is_limited {
             return None;
         }
         let mut applied = Applied::default();
@@ -404,21 +473,27 @@ impl Worker {
         Some(apply().map(|()| applied))
     }
 
-    /// Runs a task that has begun. What it needs is looked up, and its context decoded, by the first of its call that
-    /// gets here: if that goes wrong, or is the end of this process, it is that task's failure.
-    fn run_task(&mut self, found: &mut Option<Found>, head: CallHead, argument: &[u8]) -> Status {
+    /// Runs a task that has begun, and as many of those behind it as may go on: the status is that of the last one. What
+    /// they need is looked up, and their context decoded, by the first of the call that gets here: if that goes wrong, or
+    /// is the end of this process, it is that task's failure.
+    fn run_task(&mut self, found: &mut Option<Found>, head: CallHead, course: &mut Course<'_>) -> Status {
         let found = found.get_or_insert_with(|| {
             let name = Name { descriptor: head.descriptor, function: head.function };
             call::find(name).and_then(|found| self.context(head.context).map(|()| found))
         });
         match found {
             Ok((descriptor, function)) => {
-                let context = match self.contexts.get(&head.context) {
+                let Self { page, contexts, results, out, .. } = self;
+                let context = match contexts.get(&head.context) {
                     Some(Context::Decoded(Ok(context))) => Some(&**context),
                     _ => None,
                 };
+                let limit = usize::try_from(self.message_limit).unwrap_or(usize::MAX);
+                let (gate, ring) = (Gate::new(page.word(GATE)), Ring::of(page));
+                let longest = limit.min(ring::LONGEST);
+                let mut turns = Loop { course, gate, ring, results, mark: self.mark, longest };
                 // SAFETY: I2 of `call`: the parent named them together.
-                let status = unsafe { descriptor.call(*function, context, argument, &mut self.out) };
+                let status = unsafe { descriptor.call(*function, context, &mut turns, out) };
                 let size = (self.out.len() - HEADER) as u64;
                 if size > self.message_limit {
                     self.out.truncate(HEADER);
@@ -457,28 +532,42 @@ impl Worker {
 
     /// Sends what a task came to: from here on it cannot be lost. By the ring, unless it is more than a small result.
     fn answer(&mut self, outcome: Outcome) -> Result<(), Broken> {
-        let Outcome { number, status, lap, is_worn } = outcome;
-        let time = lap.map(|lap| lap.nanoseconds);
-        let ring = Ring::of(&self.page);
+        let Outcome { status, lap: Lap { end, .. }, is_worn, is_last, .. } = outcome;
         let is_plain = status == Status::Returned && !is_worn;
-        let length = self.out.len() - HEADER;
-        let is_committed = if !is_plain {
-            false
-        } else if length <= ring::LONGEST {
-            self.results.commit(ring, number, time, &self.out[HEADER..])
-        } else {
-            let is_put = self.put_outbound() && self.results.commit_bulk(ring, number, time, length);
-            self.outbound_results += u64::from(is_put);
-            is_put
-        };
-        if !is_committed {
+        if !is_plain || !(self.commit(outcome) || self.wait_for_room()? && self.commit(outcome)) {
             return self.send_reply(outcome);
         }
-        let is_filling = self.results.is_filling(ring);
-        let is_late = lap.is_some_and(|Lap { end, .. }| {
-            end.duration_since(*self.silent_since.get_or_insert(end)) >= LONGEST_SILENCE
-        });
-        if is_filling || is_late { self.announce() } else { Ok(()) }
+        let longest = if is_last { LONGEST_SILENCE } else { SILENCE_WITHIN };
+        let is_late = end.duration_since(*self.silent_since.get_or_insert(end)) >= longest;
+        if is_late || self.results.is_filling(Ring::of(&self.page)) { self.announce() } else { Ok(()) }
+    }
+
+    /// Puts a result into the ring, or a long one into the outbound memory; false if it must go by the socket.
+    fn commit(&mut self, Outcome { number, lap, .. }: Outcome) -> bool {
+        let (ring, time) = (Ring::of(&self.page), Some(lap.nanoseconds));
+        let length = self.out.len() - HEADER;
+        if length <= ring::LONGEST {
+            return self.results.commit(ring, number, time, &self.out[HEADER..]);
+        }
+        let is_committed = self.put_outbound() && self.results.commit_bulk(ring, number, time, length);
+        self.outbound_results += u64::from(is_committed);
+        is_committed
+    }
+
+    /// Waits a moment for the parent to empty the ring, if that is full: it is about to, and has no core to do it. Says
+    /// whether there is room now that was not there before.
+    fn wait_for_room(&mut self) -> Result<bool, Broken> {
+        if !self.results.is_filling(Ring::of(&self.page)) {
+            return Ok(false);
+        }
+        self.announce()?;
+        for _ in 0..PATIENCE {
+            std::thread::yield_now();
+            if !self.results.is_filling(Ring::of(&self.page)) {
+                return Ok(true);
+            }
+        }
+        Ok(false)
     }
 
     /// Puts the result into the outbound memory; false if it does not fit, or the last one is still there.
@@ -496,8 +585,8 @@ impl Worker {
         if Ring::of(&self.page).bell.turn_back() {
             self.page.wake(BELL); // who waits for this in the ring waits in vain
         }
-        let Outcome { number, status, lap, is_worn } = outcome;
-        let time = lap.map_or(0, |lap| lap.nanoseconds);
+        let Outcome { number, status, lap, is_worn, .. } = outcome;
+        let time = lap.nanoseconds;
         let count = if is_worn { WORN } else { 0 };
         self.send_frame(Header { status, time, count, ..Header::new(Kind::Reply, number, 0) })
     }
@@ -535,8 +624,10 @@ impl Worker {
     }
 
     fn begin_frame(&mut self) {
-        self.out.clear();
-        self.out.shrink_to(KEPT); // a huge result does not stay
+        self.out.truncate(HEADER);
+        if self.out.capacity() > KEPT {
+            self.out.shrink_to(KEPT); // a huge result does not stay
+        }
         self.out.resize(HEADER, 0);
     }
 
@@ -552,8 +643,7 @@ impl Worker {
 #[derive(Default)]
 struct Stopwatch {
     last: Option<Instant>,
-    unmeasured: u32,
-    stride: u32,
+    stride: u64,
 }
 
 /// A look at the clock.
@@ -565,7 +655,7 @@ struct Lap {
 }
 
 /// The most tasks measured together.
-const LONGEST_STRIDE: u32 = 32;
+const LONGEST_STRIDE: u64 = 64;
 
 impl Stopwatch {
     /// The worker is about to wait.
@@ -575,24 +665,22 @@ impl Stopwatch {
 
     /// A call begins.
     fn start(&mut self) {
-        if self.last.is_none() || self.unmeasured > 0 {
-            self.last = Some(Instant::now());
-        }
-        (self.unmeasured, self.stride) = (0, 1);
+        self.last.get_or_insert_with(Instant::now);
+        self.stride = 1;
     }
 
-    /// A task has ended, perhaps the last one of its call.
-    fn lap(&mut self, is_last: bool) -> Option<Lap> {
-        self.unmeasured += 1;
-        if self.unmeasured < self.stride && !is_last {
-            return None;
-        }
+    /// How many of the next `most` tasks are to be measured together.
+    fn stride(&self, most: u64) -> u64 {
+        self.stride.min(most)
+    }
+
+    /// So many tasks have ended.
+    fn lap(&mut self, tasks: u64) -> Lap {
         let end = Instant::now();
         let time = end.duration_since(self.last.replace(end).unwrap_or(end));
         let nanoseconds = u64::try_from(time.as_nanos()).unwrap_or(u64::MAX);
-        let is_quick = nanoseconds < 300 * u64::from(self.unmeasured);
+        let is_quick = nanoseconds < 300 * tasks;
         self.stride = if is_quick { LONGEST_STRIDE.min(2 * self.stride) } else { 1 };
-        self.unmeasured = 0;
-        Some(Lap { end, nanoseconds })
+        Lap { end, nanoseconds }
     }
 }

@@ -24,7 +24,7 @@ use crate::worker::Worker;
 const PREFETCH: Duration = Duration::from_micros(100);
 
 /// The most tasks a worker may hold, for functions too quick to measure.
-const LARGEST_LOAD: usize = 256;
+const LARGEST_LOAD: usize = 8192;
 
 /// Busy workers looked at for one more part, each time.
 const PREFETCH_CANDIDATES: usize = 64;

@@ -210,11 +210,12 @@ impl Dispatcher {
         let job = worker.legs.front().map(|leg| Arc::clone(&leg.part.job));
         // Another one's is for the thread that runs other's callbacks.
         let job = job.filter(|job| job.id() == task).ok_or(ForThread)?;
-        let (bytes, used) = worker.take_results().map_err(|Garbage| ForThread)?.ok_or(ForThread)?;
-        let record = match (Record::read(&bytes[used..]), worker.answerable()) {
-            (Ok(Some(record)), Some((first, _))) if record.is_all(low(first), bytes.len() - used) => record,
+        let taken = worker.take_results(&mut self.copies).map_err(|Garbage| ForThread)?;
+        let (words, used) = taken.ok_or(ForThread)?;
+        let record = match (Record::read(&words[used..]), worker.answerable()) {
+            (Ok(Some(record)), Some((first, _))) if record.is_all(low(first), words.len() - used) => record,
             _ => {
-                worker.put_results_back(bytes, used);
+                worker.put_results_back(words, used);
                 return Err(ForThread);
             }
         };
@@ -222,12 +223,14 @@ impl Dispatcher {
             None => TakenBody::Copied(record.body.to_vec()),
             Some(Ok(result)) => TakenBody::Outbound(result),
             Some(Err(Garbage)) => {
-                worker.put_results_back(bytes, used);
+                worker.put_results_back(words, used);
                 return Err(ForThread);
             }
         };
-        let (time, all) = (record.time.unwrap_or(0), bytes.len());
-        worker.put_results_back(bytes, all);
+        let (time, all) = (record.time.unwrap_or(0), words.len());
+        if let Some(memory) = worker.put_results_back(words, all) {
+            self.copies = memory;
+        }
         worker.advance(1);
         self.learn(job.head.function, time);
         self.act_for_the_thread(|dispatcher| dispatcher.go_on(number));

@@ -90,6 +90,8 @@ struct Dispatcher {
     unsent: BTreeSet<u64>,
     /// Workers whose rings are looked at without their ringing.
     polled: Vec<u64>,
+    /// Where what is in a ring is copied to.
+    copies: Vec<u64>,
     /// Workers the fork server was asked for and has not answered.
     requested: BTreeSet<u64>,
     /// A descriptor kept free for the pidfd of each of them: one that cannot be received is a worker that cannot be
@@ -202,6 +204,7 @@ impl Dispatcher {
             direct: BTreeMap::new(),
             unsent: BTreeSet::new(),
             polled: Vec::new(),
+            copies: Vec::new(),
             requested: BTreeSet::new(),
             spare_fds: Vec::new(),
             failed_starts: 0,

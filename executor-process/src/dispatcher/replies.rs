@@ -6,7 +6,7 @@
 //! While the dispatcher has anything to do it looks at the rings of those workers that have rung last, without being
 //! told; before it waits it sets their bells again.
 //!
-//! What a worker has printed before its answers is passed on before they are told (see [`stderr`](super::stderr)).
+//! What a worker has printed before its answers is passed on before anybody is told of one (see [`stderr`](super::stderr)).
 //!
 //! Nothing is taken on trust: a frame that is unknown, too long, or out of turn costs its worker.
 
@@ -124,22 +124,24 @@ impl Dispatcher {
         if worker.is_drained {
             return Ok(Ring::Clear);
         }
-        let Some((bytes, mut used)) = worker.take_results()? else { return Ok(Ring::Clear) };
-        self.copy_stderr_of(number);
+        let Some((words, mut used)) = worker.take_results(&mut self.copies)? else { return Ok(Ring::Clear) };
         let before = used;
-        let outcome = self.handle_records(number, &bytes, &mut used);
+        let outcome = self.handle_records(number, &words, &mut used);
         if used > before {
             self.go_on(number);
         }
-        let state = if used == bytes.len() { Ring::Clear } else { Ring::Blocked };
-        if let Some(worker) = self.workers.get_mut(&number) {
-            worker.put_results_back(bytes, used);
+        let state = if used == words.len() { Ring::Clear } else { Ring::Blocked };
+        if let Some(worker) = self.workers.get_mut(&number)
+            && let Some(memory) = worker.put_results_back(words, used)
+        {
+            self.copies = memory;
         }
         outcome.map(|()| state)
     }
 
-    fn handle_records(&mut self, number: u64, bytes: &[u8], used: &mut usize) -> Result<(), Garbage> {
-        while let Some(record) = Record::read(&bytes[*used..])? {
+    fn handle_records(&mut self, number: u64, words: &[u64], used: &mut usize) -> Result<(), Garbage> {
+        let mut is_stderr_copied = false;
+        while let Some(record) = Record::read(&words[*used..])? {
             let Some(worker) = self.workers.get_mut(&number) else { return Ok(()) };
             let Some((first, begun)) = worker.answerable() else { return Ok(()) };
             let Some(leg) = worker.legs.front() else { return Ok(()) };
@@ -156,7 +158,7 @@ impl Dispatcher {
             }
             let verdict = worker.overrule(first);
             let most = if verdict.is_some() { 1 } else { begun.min(items.len() as u64) };
-            let mut records = Records::new(&bytes[*used..], first, most);
+            let mut records = Records::new(&words[*used..], first, most);
             let Answered { has_started, finished } = match verdict {
                 None => job.answer_all(items.start, &mut records),
                 // Its time was up before it answered.
@@ -179,6 +181,9 @@ impl Dispatcher {
                 self.learn(job.head.function, time / count.max(1));
             }
             if let Some(finished) = finished {
+                if !std::mem::replace(&mut is_stderr_copied, true) {
+                    self.copy_stderr_of(number);
+                }
                 self.finish(finished);
             }
             if is_garbage || count == 0 {
@@ -201,6 +206,7 @@ impl Dispatcher {
             self.shared.counters.started();
         }
         self.learn(part.job.head.function, time);
+        self.copy_stderr_of(number);
         let answer = verdict.map_or(Ok(Body::Outbound(result)), Err);
         self.answer(&part, answer, Duration::from_nanos(time));
         Ok(())

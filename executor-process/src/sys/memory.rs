@@ -112,8 +112,15 @@ impl SharedPage {
     }
 }
 
-/// The size of the ring in words: a whole chunk of small results fits.
-pub(crate) const RING_WORDS: usize = 8192;
+/// The size of the ring in words: two whole chunks of numbers fit, since it is emptied when it is half full. What was never
+/// used of it takes no memory.
+pub(crate) const RING_WORDS: usize = 16 * 1024;
+
+/// Words as the bytes they are made of.
+pub(crate) const fn bytes_of(words: &[u64]) -> &[u8] {
+    // SAFETY: so many bytes, all of them initialised, which live and stay unchanged as long as the words do.
+    unsafe { std::slice::from_raw_parts(words.as_ptr().cast(), size_of_val(words)) }
+}
 
 impl Drop for SharedPage {
     fn drop(&mut self) {

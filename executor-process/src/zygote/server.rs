@@ -36,7 +36,7 @@
 //!   thread.
 
 use super::message::{self, Report, Request};
-use crate::call::{self, Name};
+use crate::call::{self, Name, Once};
 use crate::image::Image;
 use crate::sys::fd::Standard;
 use crate::sys::limits;
@@ -348,7 +348,7 @@ fn call_preload(name: Name) -> Result<(), Box<str>> {
     let (descriptor, function) = call::find(name)?;
     let mut text = Vec::new();
     // SAFETY: I2 of `call`: the parent named them together.
-    let status = unsafe { descriptor.call(function, None, &[], &mut text) };
+    let status = unsafe { descriptor.call(function, None, &mut Once(&[]), &mut text) };
     // Or every worker would print it again.
     let _ = io::stdout().flush();
     if status != Status::Returned {
