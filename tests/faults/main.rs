@@ -36,3 +36,4 @@ mod sharing;
 mod stderr;
 mod storms;
 mod table;
+mod tally;

@@ -106,6 +106,7 @@ impl Stage {
         let output = self.output();
         assert!(status.success(), "{status}:\n{output}");
         assert!(output.contains("1 passed"), "no such test:\n{output}");
+        println!("{output}");
         self.assert_gone();
     }
 

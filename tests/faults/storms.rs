@@ -1,4 +1,4 @@
-//! Kills from outside at random instants.
+//! Kills from outside at random instants. `CONCURRENT_FUTURES_TEST_KILLS` asks for another number of them.
 
 use std::collections::{BTreeSet, VecDeque};
 use std::sync::Mutex;
@@ -11,8 +11,11 @@ use nix::sys::signal::Signal;
 use crate::procfs::{fork_servers, workers};
 use crate::scene::{Runs, assert_full, isolated, kill, note, spin};
 use crate::support::Random;
+use crate::tally::{self, Tally};
 
-const KILLS: usize = 200;
+fn kills() -> usize {
+    std::env::var("CONCURRENT_FUTURES_TEST_KILLS").ok().and_then(|text| text.parse().ok()).unwrap_or(200)
+}
 
 /// Notes itself, computes for up to 150 µs, and answers something to be checked.
 fn work((ticket, task): (String, u64)) -> u64 {
@@ -92,7 +95,7 @@ impl Outcomes {
         }
         println!("{total} tasks, {} killed, {deaths} died", killed.len());
         assert!(deaths <= killed.len());
-        assert!(total > KILLS);
+        assert!(total > kills());
         runs.assert_none_twice();
     }
 }
@@ -102,7 +105,7 @@ fn submit_until(pool: &impl Executor, runs: &Runs, is_over: &dyn Fn() -> bool) -
     let mut window = VecDeque::new();
     let mut outcomes = Vec::new();
     let mut task = 0;
-    while !is_over() || outcomes.len() <= KILLS {
+    while !is_over() || outcomes.len() <= kills() {
         while window.len() < 64 {
             window.push_back(pool.submit(work, (ticket.clone(), task)));
             task += 1;
@@ -123,7 +126,7 @@ fn kills_at_random_lose_no_submitted_task_and_run_none_twice() {
         let pool = ProcessPoolExecutor::new(2).unwrap();
         let runs = Runs::new();
         let (outcomes, killed) =
-            storm(KILLS, 3000, &mut random, workers, |is_over| submit_until(&pool, &runs, is_over));
+            storm(kills(), 3000, &mut random, workers, |is_over| submit_until(&pool, &runs, is_over));
         outcomes.check(&runs, &killed);
         assert_full(&pool, 2);
     });
@@ -137,7 +140,7 @@ fn kills_at_random_lose_no_mapped_item_and_run_none_twice() {
             let pool = ProcessPoolExecutor::new(2).unwrap();
             let runs = Runs::new();
             let ticket = runs.ticket();
-            let (outcomes, killed) = storm(KILLS, 3000, &mut random, workers, |is_over| {
+            let (outcomes, killed) = storm(kills(), 3000, &mut random, workers, |is_over| {
                 let items = (0..).map(|task| (ticket.clone(), task));
                 let options = pool.options();
                 let options = match chunk_size {
@@ -146,7 +149,7 @@ fn kills_at_random_lose_no_mapped_item_and_run_none_twice() {
                 };
                 let mut mapped = options.map(work, items);
                 let mut outcomes = Vec::new();
-                while !is_over() || outcomes.len() <= KILLS {
+                while !is_over() || outcomes.len() <= kills() {
                     outcomes.push(mapped.next().unwrap());
                 }
                 Outcomes(outcomes)
@@ -160,6 +163,44 @@ fn kills_at_random_lose_no_mapped_item_and_run_none_twice() {
     });
 }
 
+/// Items so quick that many are run between two looks of the worker at anything else: millions of them.
+#[test]
+fn kills_at_random_lose_no_quick_item_and_run_none_twice() {
+    isolated(|| {
+        let mut random = Random::seeded("kills");
+        let pool = ProcessPoolExecutor::new(2).unwrap();
+        let tally = Tally::new();
+        let (mut total, mut died) = (0, Vec::new());
+        let ((), killed) = storm(kills(), 3000, &mut random, workers, |is_over| {
+            let count = |ticket: &String, task| {
+                tally::count(ticket, task);
+                answer(task)
+            };
+            let mapped = pool.map_with(tally.ticket(), count, 0..Tally::TASKS);
+            for (task, outcome) in (0..).zip(mapped) {
+                match outcome {
+                    Ok(value) => assert_eq!((value, tally.of(task)), (answer(task), 1), "task {task}"),
+                    Err(TaskError::WorkerDied(death)) => died.push((task, death)),
+                    Err(other) => panic!("task {task}: {other}"),
+                }
+                total = task + 1;
+                if total.is_multiple_of(1000) && is_over() {
+                    break;
+                }
+            }
+        });
+        println!("{total} quick tasks, {} killed, {} died", killed.len(), died.len());
+        for (task, death) in &died {
+            assert!(killed.contains(&death.pid), "task {task}: {death}");
+        }
+        assert!(died.len() <= killed.len());
+        assert_full(&pool, 2);
+        pool.shutdown();
+        // What the map had ahead was cancelled, or ran.
+        assert!((0..Tally::TASKS).all(|task| tally.of(task) <= 1));
+    });
+}
+
 #[test]
 fn kills_at_random_with_workers_that_retire_lose_nothing() {
     isolated(|| {
@@ -167,7 +208,7 @@ fn kills_at_random_with_workers_that_retire_lose_nothing() {
         let pool = ProcessPoolExecutor::builder().max_workers(3).max_tasks_per_worker(7).build().unwrap();
         let runs = Runs::new();
         let (outcomes, killed) =
-            storm(KILLS, 3000, &mut random, workers, |is_over| submit_until(&pool, &runs, is_over));
+            storm(kills(), 3000, &mut random, workers, |is_over| submit_until(&pool, &runs, is_over));
         outcomes.check(&runs, &killed);
         assert_full(&pool, 3);
     });
@@ -180,7 +221,7 @@ fn kills_at_random_are_made_good_by_retries() {
         let mut random = Random::seeded("kills");
         let pool = ProcessPoolExecutor::new(2).unwrap();
         let runs = Runs::new();
-        let (outcomes, killed) = storm(KILLS, 3000, &mut random, workers, |is_over| {
+        let (outcomes, killed) = storm(kills(), 3000, &mut random, workers, |is_over| {
             submit_until(&pool.options().retries(1000), &runs, is_over)
         });
         let total = outcomes.0.len();
