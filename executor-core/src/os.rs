@@ -37,11 +37,19 @@ fn read_clock(clock: libc::clockid_t) -> Duration {
 /// Memory of this size or more is worth a system call before it is filled.
 const LARGE: usize = 4 << 20;
 
-/// Says that this memory, none of which was touched yet, is about to be filled: the system then gives it in large pages, where
-/// it does so when asked, and not in thousands of small ones. Of what was touched, or is small, nothing changes.
+/// Says that this memory, none of which was touched yet, is about to be filled: see [`prefer_large_pages`]. Of what is small,
+/// nothing changes.
 pub(crate) fn expect_filling(start: *const u8, length: usize) {
-    #[cfg(target_os = "linux")]
     if length >= LARGE {
+        prefer_large_pages(start, length);
+    }
+}
+
+/// The system is to give this memory, of which nothing was touched yet, in large pages, where it does so when asked, and not
+/// in thousands of small ones.
+pub(crate) fn prefer_large_pages(start: *const u8, length: usize) {
+    #[cfg(target_os = "linux")]
+    {
         const PAGE: usize = 4096; // a part of the true one is as good: what is not aligned is refused
         let skipped = start.align_offset(PAGE);
         let (start, length) = (start.wrapping_add(skipped), length.saturating_sub(skipped) / PAGE * PAGE);

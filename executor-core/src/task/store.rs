@@ -4,7 +4,9 @@
 //! thread takes the lock of the other one's heap, once for each task, and the two get into each other's way. So a thread
 //! keeps what it frees in *magazines* of [`ROUNDS`], and takes from there what it needs; full and empty magazines change
 //! hands in the *depot*, under a lock that is taken once for a magazine. (The magazine layer of Bonwick and Adams 2001.)
-//! What is new is carved out of *slabs*, whose memory is asked for once for a thousand cells.
+//! What is new is carved out of *slabs*, whose memory is asked for once for thousands of cells, and of which only what was
+//! used is there. A thread that needs a second one has so many cells at once that large pages pay: the system's part in a
+//! fresh cell, more than everything else there, all but disappears.
 //!
 //! Nobody waits for the lock of the depot: who does not get it carves. So a forked child, which may have inherited it locked,
 //! is none the worse. What does not fit into a class goes to the allocator. What is kept is bounded: for each thread two
@@ -19,13 +21,15 @@ use std::alloc::{Layout, alloc, dealloc, handle_alloc_error};
 use std::cell::RefCell;
 use std::ptr::NonNull;
 
+use crate::os;
 use crate::sync::system::{AtomicU32, Mutex, Ordering, fence};
 
 /// Blocks in a magazine. More makes fewer trips to the depot; fewer keeps less.
 const ROUNDS: usize = 64;
 
-/// The size of a slab in bytes, and its alignment. More asks the allocator less often; fewer is pinned by one cell that stays.
-const SLAB: usize = 64 * 1024;
+/// The size of a slab in bytes, and its alignment: a large page, on most machines. More asks the allocator less often; fewer
+/// is pinned by one cell that stays.
+const SLAB: usize = 2 << 20;
 
 const SLAB_LAYOUT: Layout = match Layout::from_size_align(SLAB, SLAB) {
     Ok(layout) => layout,
@@ -83,6 +87,8 @@ struct Pair {
     current: Magazine,
     other: Magazine,
     fresh: Option<Fresh>,
+    /// Whether there was one before that.
+    has_carved: bool,
 }
 
 thread_local! {
@@ -104,7 +110,7 @@ pub(super) fn take(layout: Layout) -> NonNull<u8> {
 /// A block for a thread that keeps none any more, since it is being torn down.
 #[cold]
 fn carve_one(class: usize) -> Block {
-    let mut fresh = Fresh::new(class);
+    let mut fresh = Fresh::new(class, false);
     fresh.left -= 1;
     let block = Block(fresh.next);
     // SAFETY: inside the slab, which has more than one block.
@@ -144,12 +150,15 @@ fn class_of(layout: Layout) -> Option<usize> {
 }
 
 impl Fresh {
-    /// A new slab.
-    fn new(class: usize) -> Self {
+    /// A new slab; `is_large` asks for large pages.
+    fn new(class: usize, is_large: bool) -> Self {
         let left = SLAB / CLASSES[class] - 1;
         // SAFETY: it has bytes.
         let slab =
             NonNull::new(unsafe { alloc(SLAB_LAYOUT) }).unwrap_or_else(|| handle_alloc_error(SLAB_LAYOUT));
+        if is_large {
+            os::prefer_large_pages(slab.as_ptr(), SLAB);
+        }
         let head = Slab { out: AtomicU32::new(u32::try_from(left).unwrap_or(u32::MAX)) };
         // SAFETY: the beginning of new memory, which is aligned for it and has room.
         unsafe { slab.cast::<Slab>().write(head) };
@@ -196,7 +205,7 @@ fn give_back(block: NonNull<u8>, count: u32) {
 
 impl Pair {
     const fn new(class: usize) -> Self {
-        Self { class, current: Vec::new(), other: Vec::new(), fresh: None }
+        Self { class, current: Vec::new(), other: Vec::new(), fresh: None, has_carved: false }
     }
 
     #[inline]
@@ -224,7 +233,10 @@ impl Pair {
     /// Fills the empty magazine with what was never used.
     fn carve(&mut self) {
         self.current.reserve_exact(ROUNDS);
-        let mut fresh = self.fresh.take().unwrap_or_else(|| Fresh::new(self.class));
+        let mut fresh = self.fresh.take().unwrap_or_else(|| {
+            let is_large = std::mem::replace(&mut self.has_carved, true);
+            Fresh::new(self.class, is_large)
+        });
         if fresh.carve(self.class, &mut self.current) {
             self.fresh = Some(fresh);
         }
