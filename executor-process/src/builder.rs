@@ -256,9 +256,11 @@ impl ProcessPoolBuilder {
     /// file cannot be executed again where it lies. It must hold the same build of the same program, which is checked by
     /// its build id and its layout before anything is executed.
     ///
-    /// It is no way for a *library* in a foreign program (an extension module of an interpreter, say) to have workers:
-    /// functions are named by their place in the main program, and no other program has those of this one at that place.
-    /// Building such a pool fails and says so.
+    /// Where this crate is part of a *shared object* in a foreign program, an extension module of an interpreter, say, that
+    /// program is executed again with the shared object preloaded (`LD_PRELOAD`), and taken over before its `main`: workers
+    /// have the functions of the shared object and nothing that the program would have set up, no interpreter for example.
+    /// It must resolve what the shared object needs when it is loaded. This names another such program; it is not looked at
+    /// before it is executed, and called with `--version`, should it load nothing.
     ///
     /// ```
     /// # use executor_process::ProcessPoolExecutor;

@@ -97,7 +97,8 @@ fn name(descriptor: &'static Descriptor, function: usize) -> Result<Name, TaskEr
         _ => Err(TaskError::Encode(
             match Image::owner_name(function) {
                 Some(object) => format!("the function is in {object}, which a worker may not have loaded"),
-                None => "the function is not part of the program".to_owned(),
+                None if image.is_main_program() => "the function is not part of the program".to_owned(),
+                None => "the function is not part of the shared object that workers have".to_owned(),
             }
             .into(),
         )),

@@ -1,21 +1,24 @@
-//! The running executable: which build it is, and its addresses as offsets that hold in every process running it.
+//! The image this crate is part of: which build it is, and its addresses as offsets that hold in every process it is in.
 //!
-//! Two processes of one executable have it at different addresses (ASLR), but at the same offsets from its base. So
-//! data and functions of the *main program* travel as offsets, together with the [`Identity`] they belong to, and are
-//! checked on arrival: data must lie whole in a readable segment, code must start in an executable one. Addresses in
-//! shared objects have no offset here and are refused; [`Image::owner_name`] says whose they are.
+//! That is the main program, or a shared object which a foreign program has loaded (an extension module of an interpreter).
+//! Two processes have it at different addresses (ASLR), but all in it at the same offsets from its base. So its data and
+//! functions travel as offsets, together with the [`Identity`] they belong to, and are checked on arrival: data must lie
+//! whole in a readable segment, code must start in an executable one. Addresses in other objects have no offset here and are
+//! refused; [`Image::owner_name`] says whose they are.
 //!
-//! * I1: the loader keeps the main program where it is, with its segments, until the process ends. A segment's memory
-//!   can lose its write permission after relocation, but stays readable.
+//! * I1: the loader keeps the image where it is, with its segments, until the process ends: the main program always, and a
+//!   shared object unless somebody unloads it while its code is in use. A segment's memory can lose its write permission
+//!   after relocation, but stays readable.
 
 use crate::sys::objects::{self, Object, Segment};
 use std::io;
 use std::ops::{ControlFlow, Range};
 use std::os::unix::fs::FileExt;
+use std::path::PathBuf;
 use std::ptr;
 use std::sync::OnceLock;
 
-/// Two processes with equal identities run the same build of the same program.
+/// Two processes with equal identities run the same build of the same program, or of the same shared object.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Identity {
     /// The linker's build id, cut to [`MAX_BUILD_ID`](Self::MAX_BUILD_ID) bytes; empty if the program has none.
@@ -37,7 +40,13 @@ impl Identity {
         self.build_id.iter().map(|byte| format!("{byte:02x}")).collect()
     }
 
-    /// The identity of the program in a file, without executing it; `None` if it is no program for this machine's word size.
+    /// All of it as a word.
+    pub(crate) fn code(&self) -> String {
+        format!("{}-{:x}", self.shown(), self.shape)
+    }
+
+    /// The identity of the program or shared object in a file, without executing it; `None` if it is none for this machine's
+    /// word size.
     pub(crate) fn of_file(file: &std::fs::File) -> io::Result<Option<Self>> {
         const NATIVE_64: [u8; 6] =
             [0x7f, b'E', b'L', b'F', 2, if cfg!(target_endian = "little") { 1 } else { 2 }];
@@ -83,12 +92,14 @@ impl Identity {
 /// The most that is read of a file's notes, in bytes; a build id is among the first.
 const LONGEST_NOTES: u64 = 64 * 1024;
 
-/// The main program as it is loaded in this process.
+/// What this crate is part of, as it is loaded in this process.
 #[derive(Debug, Default)]
 pub(crate) struct Image {
     identity: Identity,
     base: usize,
     segments: Vec<Loaded>,
+    is_main_program: bool,
+    constructors: Range<usize>,
 }
 
 #[derive(Debug)]
@@ -104,16 +115,43 @@ impl Image {
     pub(crate) fn current() -> &'static Self {
         static CURRENT: OnceLock<Image> = OnceLock::new();
         CURRENT.get_or_init(|| {
-            let mut image = Self::default();
-            objects::visit(|main_program| {
-                image = Self::of(main_program);
-                ControlFlow::Break(())
+            let (mut image, mut is_main_program) = (Self::default(), true);
+            objects::visit(|object| {
+                if object.covers(here()) {
+                    image = Self::of(object, is_main_program);
+                    return ControlFlow::Break(());
+                }
+                is_main_program = false;
+                ControlFlow::Continue(())
             });
             image
         })
     }
 
-    fn of(object: &Object<'_>) -> Self {
+    /// Whether it is the main program, and not a shared object in a foreign one.
+    pub(crate) fn is_main_program(&self) -> bool {
+        self.is_main_program
+    }
+
+    /// Where its constructors are listed.
+    pub(crate) fn constructors(&self) -> Range<usize> {
+        self.constructors.clone()
+    }
+
+    /// The file it was loaded from, by the name that has now.
+    pub(crate) fn file() -> io::Result<PathBuf> {
+        let maps = std::fs::read_to_string("/proc/self/maps")?;
+        let file = maps.lines().find_map(|line| {
+            let (range, rest) = line.split_once(' ')?;
+            let (start, end) = range.split_once('-')?;
+            let bound = |text| usize::from_str_radix(text, 16).ok();
+            let path = rest.find('/').map(|at| &rest[at..]);
+            path.filter(|_| bound(start) <= Some(here()) && Some(here()) < bound(end))
+        });
+        file.map(PathBuf::from).ok_or_else(|| io::ErrorKind::NotFound.into())
+    }
+
+    fn of(object: &Object<'_>, is_main_program: bool) -> Self {
         let loaded = object.segments().filter(|segment| segment.kind == Segment::LOAD);
         let segments = loaded
             .map(|segment| Loaded {
@@ -126,14 +164,14 @@ impl Image {
         let build_id = notes.find_map(|note| find_build_id(object.bytes(&note)?, note.align));
         let build_id = build_id.unwrap_or_default().iter().copied().take(Identity::MAX_BUILD_ID).collect();
         let identity = Identity { build_id, shape: shape(object.segments()) };
-        Self { identity, base: object.base, segments }
+        Self { identity, base: object.base, segments, is_main_program, constructors: object.constructors() }
     }
 
     pub(crate) fn identity(&self) -> &Identity {
         &self.identity
     }
 
-    /// The offset of something that lies in readable memory of the program: a static, a constant, a string.
+    /// The offset of something that lies in its readable memory: a static, a constant, a string.
     pub(crate) fn offset_of_data(&self, address: usize) -> Option<u64> {
         let offset = self.offset(address);
         self.segments
@@ -154,13 +192,13 @@ impl Image {
         address.is_multiple_of(align).then(|| ptr::with_exposed_provenance(address))
     }
 
-    /// The offset of a function of the program.
+    /// The offset of one of its functions.
     pub(crate) fn offset_of_code(&self, address: usize) -> Option<u64> {
         let offset = self.offset(address);
         self.is_code(offset).then_some(offset)
     }
 
-    /// The address of the function at an offset, if the program has code there.
+    /// The address of the function at an offset, if it has code there.
     pub(crate) fn address_of_code(&self, offset: u64) -> Option<usize> {
         if self.is_code(offset) { self.address(offset) } else { None }
     }
@@ -191,6 +229,11 @@ impl Image {
     fn address(&self, offset: u64) -> Option<usize> {
         Some(self.base.wrapping_add(usize::try_from(offset).ok()?))
     }
+}
+
+/// Somewhere in this crate's code.
+fn here() -> usize {
+    here as fn() -> usize as usize
 }
 
 fn holds(range: &Range<u64>, start: u64, end: u64) -> bool {
@@ -315,6 +358,8 @@ mod tests {
         assert!(name.contains("libc") || name.contains("musl"), "{name}");
         assert_eq!(Image::owner_name(function as fn(u32) -> u32 as usize), None);
         assert_eq!(Image::owner_name(1), None);
+        assert!(image.is_main_program());
+        assert_eq!(Image::file().unwrap(), std::env::current_exe().unwrap());
     }
 
     #[test]

@@ -12,15 +12,23 @@
 //! In every other start of the program the hook sets a flag and returns. The flag tells the parent that a child would
 //! be caught; without it, nothing is executed.
 //!
+//! # In a shared object
+//!
+//! If this crate is part of a shared object, which a foreign program has loaded (an extension module of an interpreter),
+//! that program is executed, with the shared object preloaded: its constructors, and among them the hook, run before the
+//! program's. The variable says then which shared object is meant: `1:<process id>:<its identity>`; no other hook answers.
+//! What the program itself would set up before or in `main` is not there in workers.
+//!
 //! # The race feared: `main` in the child
 //!
 //! A child that reached `main` would run the whole program a second time, which would make a pool again, and so on
 //! until the machine is full. So:
 //!
-//! * R1 the parent executes only if its own hook has run, in the main program, and the kernel has not raised the
-//!   program's rights (a privileged child would refuse).
-//! * R2 a hook in the main program that sees the variable never returns: it serves, or exits with the code of a
-//!   [`Refusal`], also after a panic.
+//! * R1 the parent executes only if its own hook has run, in the main program or in a shared object whose file still holds
+//!   it, and the kernel has not raised the program's rights (a privileged child would refuse, and preload nothing).
+//! * R2 a hook in the main program that sees the variable never returns, nor does one in the shared object it names: it
+//!   serves, or exits with the code of a [`Refusal`], also after a panic. A foreign program whose loader preloads nothing
+//!   is asked for its `--version`, which is the least harm it can do.
 //! * R3 the variable is removed before anything else runs, so that nobody started from there inherits it.
 //! * R4 the variable's name holds this crate's version: a hook of another version does not answer.
 //!
@@ -39,22 +47,24 @@
 //! * I1: before `main` only constructors have run; one that left a thread behind which changes the environment or
 //!   uses descriptors it opened would be at odds with this module. No such constructor is known.
 //! * I2: the words at `BOUNDS` are the first and the past-the-end address of the main program's constructor table, or
-//!   zero; the linker defines them, and the loader has relocated the table before any constructor runs.
+//!   zero: the linker defines them. Those of a shared object are in its dynamic section. The loader has relocated the table
+//!   before any constructor runs.
 //! * I3: an entry of that table is a function the C library would call with the same parameters next.
 //! * I4: descriptor 0 is nobody's but this module's in a process that has the variable: the parent put it there.
 
-use crate::image::Image;
+use crate::image::{Identity, Image};
 use crate::sync::{AtomicBool, Ordering};
 use crate::sys::fd::{self, Standard};
 use crate::sys::{process, socket};
 use crate::zygote::{self, StartError, WorkerStdio, ZygoteConfig};
 use std::convert::Infallible;
 use std::env;
-use std::ffi::{OsStr, c_char, c_int};
+use std::ffi::{OsStr, OsString, c_char, c_int};
 use std::fmt;
 use std::fs;
 use std::io;
-use std::os::fd::{BorrowedFd, OwnedFd};
+use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
 use std::os::unix::process::CommandExt;
 use std::panic::catch_unwind;
@@ -64,10 +74,6 @@ use std::ptr;
 
 /// Whether this process can execute itself as a fork server (R1).
 pub(crate) fn check() -> Result<(), StartError> {
-    if !is_in_main_program() {
-        let name = Image::owner_name(hook_address()).unwrap_or_else(|| String::from("a shared object"));
-        return Err(StartError::SharedObject { name });
-    }
     if !hook_ran() {
         return Err(StartError::NotHooked);
     }
@@ -91,15 +97,49 @@ pub(crate) fn programs() -> Vec<PathBuf> {
     [Some(own), named].into_iter().flatten().collect()
 }
 
+/// The shared object that this crate is part of, to be preloaded; `None` in the main program.
+pub(crate) fn library() -> Result<Option<fs::File>, StartError> {
+    if Image::current().is_main_program() {
+        return Ok(None);
+    }
+    let own = Image::file();
+    let name = || {
+        own.as_ref().map_or_else(|_| String::from("of this shared object"), |own| own.display().to_string())
+    };
+    let lost = |source| StartError::Execute { program: name(), source };
+    let file = own.as_ref().map_err(|error| error.kind().into()).and_then(fs::File::open).map_err(lost)?;
+    match Identity::of_file(&file).map_err(lost)? {
+        Some(identity) if &identity == Image::current().identity() => Ok(Some(file)),
+        identity => Err(StartError::OtherProgram { program: name(), identity }),
+    }
+}
+
 /// Executes `program` as a fork server with this control socket, and gives its process id.
-pub(crate) fn spawn(program: &Path, control: OwnedFd, config: &ZygoteConfig) -> io::Result<u32> {
+pub(crate) fn spawn(
+    program: &Path,
+    library: Option<&fs::File>,
+    control: OwnedFd,
+    config: &ZygoteConfig,
+) -> io::Result<u32> {
     let mut command = Command::new(program);
     if let Some(name) = env::args_os().next() {
         command.arg0(name);
     }
+    command.envs(config.env.iter().map(|(name, value)| (name, value)));
+    let mut value = format!("0:{}", process::id());
+    if let Some(library) = library {
+        // By the open file: what was looked at is what is loaded, and no name of it could be taken for two.
+        let mut preloaded = OsString::from(format!("/proc/{}/fd/{}", process::id(), library.as_raw_fd()));
+        let given = config.env.iter().rev().find(|(name, _)| name == PRELOAD).map(|(_, value)| value.clone());
+        if let Some(others) = given.or_else(|| env::var_os(PRELOAD)) {
+            preloaded.push(":");
+            preloaded.push(others);
+        }
+        command.env(PRELOAD, preloaded).arg("--version");
+        value = format!("1:{}:{}", process::id(), Image::current().identity().code());
+    }
     command
-        .envs(config.env.iter().map(|(name, value)| (name, value)))
-        .env(VARIABLE, format!("0:{}", process::id()))
+        .env(VARIABLE, value)
         .stdin(Stdio::from(control))
         .stdout(stdio(config.stdout))
         .stderr(stdio(config.stderr));
@@ -118,10 +158,11 @@ pub(crate) enum Refusal {
     Constructors,
     Setup,
     Panicked,
+    NotPreloaded,
 }
 
 impl Refusal {
-    const ALL: [Self; 8] = [
+    const ALL: [Self; 9] = [
         Self::Malformed,
         Self::Privileged,
         Self::NoSocket,
@@ -130,6 +171,7 @@ impl Refusal {
         Self::Constructors,
         Self::Setup,
         Self::Panicked,
+        Self::NotPreloaded,
     ];
     /// The codes from here on are rare in programs and shells alike.
     const FIRST_CODE: i32 = 240;
@@ -154,9 +196,13 @@ impl fmt::Display for Refusal {
             Self::Constructors => "it cannot find the constructors of the program",
             Self::Setup => "it could not set itself up",
             Self::Panicked => "it panicked",
+            Self::NotPreloaded => "the shared object of this crate was not loaded into it",
         })
     }
 }
+
+/// Names what the loader loads before a program.
+const PRELOAD: &str = "LD_PRELOAD";
 
 static HOOK_RAN: AtomicBool = AtomicBool::new(false);
 
@@ -180,11 +226,20 @@ extern "C" fn hook(count: c_int, arguments: *const *const c_char, environment: *
     HOOK_RAN.store(true, Ordering::Relaxed);
     let outcome = catch_unwind(|| {
         let value = env::var_os(VARIABLE)?;
-        // In a preloaded library: the program's own hook is still to come.
-        if !is_in_main_program() {
-            return None;
+        let call = Call::parse(&value);
+        match (Image::current().is_main_program(), &call) {
+            // The hook that is meant has run before, or would have.
+            (true, Some(Call { library: Some(_), .. })) => return Some(Err(Refusal::NotPreloaded)),
+            (true, _) => {}
+            (false, Some(Call { library: Some(code), .. }))
+                if *code == Image::current().identity().code() =>
+            {
+                stop_preloading();
+            }
+            // In another preloaded library: the hook that is meant is still to come.
+            (false, _) => return None,
         }
-        Some(take_over(&value, || run_later_constructors(count, arguments, environment)))
+        Some(take_over(call, || run_later_constructors(count, arguments, environment)))
     });
     match outcome {
         Ok(None) => {}
@@ -195,12 +250,12 @@ extern "C" fn hook(count: c_int, arguments: *const *const c_char, environment: *
 
 /// The child's side, in order. Comes back only to refuse.
 fn take_over(
-    value: &OsStr,
+    call: Option<Call>,
     finish_start: impl FnOnce() -> Result<(), Refusal>,
 ) -> Result<Infallible, Refusal> {
     // SAFETY: I1: no other thread reads or writes the environment.
     unsafe { env::remove_var(VARIABLE) };
-    let application = parse(value).ok_or(Refusal::Malformed)?;
+    let application = call.ok_or(Refusal::Malformed)?.application;
     if process::is_privileged() {
         return Err(Refusal::Privileged);
     }
@@ -232,9 +287,34 @@ fn claim_descriptors(stdin: BorrowedFd<'_>) -> io::Result<OwnedFd> {
     Ok(control)
 }
 
-fn parse(value: &OsStr) -> Option<u32> {
-    let (descriptor, application) = value.to_str()?.split_once(':')?;
-    if descriptor == "0" { application.parse().ok() } else { None }
+/// What the variable says.
+#[derive(Debug, PartialEq, Eq)]
+struct Call {
+    application: u32,
+    /// The identity of the shared object whose hook is meant, if it is not that of the main program.
+    library: Option<String>,
+}
+
+impl Call {
+    fn parse(value: &OsStr) -> Option<Self> {
+        let mut parts = value.to_str()?.split(':');
+        let (form, application) = (parts.next()?, parts.next()?.parse().ok()?);
+        let library = parts.next().map(str::to_owned);
+        let is_right = parts.next().is_none() && form == if library.is_none() { "0" } else { "1" };
+        is_right.then_some(Self { application, library })
+    }
+}
+
+/// Takes this shared object, the first of them, off the list of what programs started from here are to load.
+fn stop_preloading() {
+    let Some(list) = env::var_os(PRELOAD) else { return };
+    let rest = list.as_bytes().splitn(2, |byte| *byte == b':').nth(1);
+    match rest {
+        // SAFETY: I1: no other thread reads or writes the environment.
+        Some(rest) => unsafe { env::set_var(PRELOAD, OsStr::from_bytes(rest)) },
+        // SAFETY: as above.
+        None => unsafe { env::remove_var(PRELOAD) },
+    }
 }
 
 // The bounds of the constructor table, through words of our own: weak, so that linkers that do not define them in a
@@ -290,8 +370,14 @@ fn run_later_constructors(
     arguments: *const *const c_char,
     environment: *const *const c_char,
 ) -> Result<(), Refusal> {
-    // SAFETY: I2.
-    let [start, end] = unsafe { ptr::read(&raw const BOUNDS) };
+    let image = Image::current();
+    let (start, end) = if image.is_main_program() {
+        // SAFETY: I2.
+        let [start, end] = unsafe { ptr::read(&raw const BOUNDS) };
+        (start, end)
+    } else {
+        (image.constructors().start, image.constructors().end)
+    };
     let own = (&raw const ENTRY).addr();
     if !(start..end).contains(&own) {
         return Err(Refusal::Constructors);
@@ -310,14 +396,6 @@ fn run_later_constructors(
         constructor(count, arguments, environment);
     }
     Ok(())
-}
-
-fn hook_address() -> usize {
-    hook as Constructor as usize
-}
-
-fn is_in_main_program() -> bool {
-    Image::current().offset_of_code(hook_address()).is_some()
 }
 
 fn is_same_file(left: &Path, right: &Path) -> bool {
@@ -346,9 +424,11 @@ mod tests {
 
     #[test]
     fn the_variable_has_one_form() {
-        assert_eq!(parse(OsStr::new("0:12")), Some(12));
-        for wrong in ["", "0", "0:", ":12", "1:12", "0:-1", "0:12:", "0:99999999999"] {
-            assert_eq!(parse(OsStr::new(wrong)), None, "{wrong:?}");
+        let parse = |value: &str| Call::parse(OsStr::new(value)).map(|call| (call.application, call.library));
+        assert_eq!(parse("0:12"), Some((12, None)));
+        assert_eq!(parse("1:12:none-7"), Some((12, Some("none-7".to_owned()))));
+        for wrong in ["", "0", "0:", ":12", "1:12", "0:-1", "0:12:", "0:99999999999", "1:12:a:b", "2:12"] {
+            assert_eq!(parse(wrong), None, "{wrong:?}");
         }
     }
 
@@ -372,6 +452,8 @@ mod tests {
         let right = format!("0:{}", process::id());
         assert_eq!(refusal(String::new(), Stdio::null()), Some(Refusal::Malformed));
         assert_eq!(refusal(right.clone(), Stdio::null()), Some(Refusal::NoSocket));
+        let library = format!("1:{}:none-0", process::id());
+        assert_eq!(refusal(library, Stdio::null()), Some(Refusal::NotPreloaded));
         let (_ours, theirs) = socket::stream_pair().unwrap();
         assert_eq!(refusal(right.clone(), Stdio::from(theirs)), Some(Refusal::NoSocket));
         let (_ours, theirs) = socket::packet_pair().unwrap();

@@ -91,7 +91,7 @@ pub(crate) struct ZygoteConfig {
     pub(crate) env: Vec<(OsString, OsString)>,
     pub(crate) stdout: WorkerStdio,
     pub(crate) stderr: WorkerStdio,
-    /// Executed in place of this program's own file; it holds the same build.
+    /// Executed in place of this program's own file; it holds the same build, or, if this is a shared object, loads it.
     pub(crate) program: Option<PathBuf>,
     /// Called once before the first fork: where it is described, and the function.
     pub(crate) preload: Option<(u64, u64)>,
@@ -199,12 +199,17 @@ impl Zygote {
 
     fn execute(config: &ZygoteConfig) -> Result<Self, StartError> {
         startup::check()?;
-        if let Some(program) = &config.program {
-            return Self::execute_other(program, config);
+        let library = startup::library()?;
+        match &config.program {
+            None => {}
+            Some(program) if library.is_some() => {
+                return Self::execute_program(program, library.as_ref(), config);
+            }
+            Some(program) => return Self::execute_other(program, config),
         }
         let mut first_error = None;
         for program in startup::programs() {
-            match Self::execute_program(&program, config) {
+            match Self::execute_program(&program, library.as_ref(), config) {
                 Ok(zygote) => return Ok(zygote),
                 // Another program in its place, perhaps: the next one may be right.
                 Err(error @ (StartError::Execute { .. } | StartError::Gone { .. })) => {
@@ -226,12 +231,17 @@ impl Zygote {
             Ok(identity) => return Err(StartError::OtherProgram { program: name(), identity }),
             Err(source) => return Err(StartError::Execute { program: name(), source }),
         }
-        Self::execute_program(Path::new(&format!("/proc/self/fd/{}", file.as_raw_fd())), config)
+        Self::execute_program(Path::new(&format!("/proc/self/fd/{}", file.as_raw_fd())), None, config)
     }
 
-    fn execute_program(program: &Path, config: &ZygoteConfig) -> Result<Self, StartError> {
+    /// Executes a program: this one, or a foreign one that is to load this shared object first.
+    fn execute_program(
+        program: &Path,
+        library: Option<&File>,
+        config: &ZygoteConfig,
+    ) -> Result<Self, StartError> {
         let (ours, theirs) = control_pair(config)?;
-        let pid = startup::spawn(program, theirs, config)
+        let pid = startup::spawn(program, library, theirs, config)
             .map_err(|source| StartError::Execute { program: program.display().to_string(), source })?;
         Self::handshake(ours, pid, config)
     }
@@ -359,8 +369,6 @@ impl Notice {
 pub(crate) enum StartError {
     /// This crate's start hook has not run: the linker has left it out.
     NotHooked,
-    /// The hook is in a shared object, so a fresh execution of the main program would not have it.
-    SharedObject { name: String },
     /// The program runs with more rights than its caller has.
     Privileged,
     /// `StartMethod::Fork` in a process with threads.
@@ -394,11 +402,6 @@ impl fmt::Display for StartError {
             Self::NotHooked => formatter.write_str(
                 "the start hook of this crate has not run; it must be linked into the program, and worker processes \
                  cannot be used before `main`",
-            ),
-            Self::SharedObject { name } => write!(
-                formatter,
-                "this crate is part of the shared object {name}, and the program that loaded it cannot be executed \
-                 again as a worker"
             ),
             Self::Privileged => formatter.write_str("the program runs with raised rights (set-user-id or capabilities)"),
             Self::Threads { count } => write!(

@@ -16,6 +16,7 @@ mod descriptors;
 mod direct;
 mod ending;
 mod escalation;
+mod foreign;
 mod fork;
 mod garbage;
 mod handing;

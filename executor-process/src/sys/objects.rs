@@ -6,7 +6,7 @@
 //! * I3: bytes of a readable PT_LOAD segment of a loaded object are mapped and readable as long as I1 holds.
 
 use std::ffi::{CStr, c_int, c_void};
-use std::ops::ControlFlow;
+use std::ops::{ControlFlow, Range};
 use std::slice;
 
 #[cfg(target_pointer_width = "64")]
@@ -39,6 +39,7 @@ pub(crate) struct Segment {
 impl Segment {
     pub(crate) const LOAD: u32 = libc::PT_LOAD;
     pub(crate) const NOTE: u32 = libc::PT_NOTE;
+    const DYNAMIC: u32 = libc::PT_DYNAMIC;
 
     pub(crate) const fn is_readable(&self) -> bool {
         self.flags & libc::PF_R != 0
@@ -80,6 +81,22 @@ impl Object<'_> {
         let size = usize::try_from(wanted.size).ok()?;
         // SAFETY: I3, for every byte, as has just been checked.
         Some(unsafe { slice::from_raw_parts(std::ptr::with_exposed_provenance(start), size) })
+    }
+
+    /// Where in memory the table of its constructors lies, as the loader finds it; empty if it has none.
+    pub(crate) fn constructors(&self) -> Range<usize> {
+        const INIT_ARRAY: usize = 25;
+        const INIT_ARRAY_SIZE: usize = 27;
+        const WORD: usize = size_of::<usize>();
+        let dynamic = self.segments().find(|segment| segment.kind == Segment::DYNAMIC);
+        let entries = dynamic.as_ref().and_then(|segment| self.bytes(segment)).unwrap_or_default();
+        let value = |tag: usize| {
+            let mut entries = entries.chunks_exact(2 * WORD).map(|entry| entry.split_at(WORD));
+            let (_, value) = entries.find(|(found, _)| *found == tag.to_ne_bytes())?;
+            value.try_into().ok().map(usize::from_ne_bytes)
+        };
+        let start = value(INIT_ARRAY).map_or(0, |address| self.base.wrapping_add(address));
+        start..start.wrapping_add(value(INIT_ARRAY_SIZE).unwrap_or(0))
     }
 
     /// Whether a loaded segment covers the address.
