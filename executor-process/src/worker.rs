@@ -29,7 +29,8 @@ use crate::worker_main::{CPU_TIME, GATE, PID};
 /// The most contexts a worker keeps. More spare sending one again; each is held in the worker's memory.
 const CONTEXTS: usize = 8;
 
-/// How much is read at once, in bytes.
+/// How much is read at once, in bytes: at first, and at most. It grows where reads are filled.
+const FIRST_READ: usize = 4 * 1024;
 const READ: usize = 64 * 1024;
 
 pub(crate) struct Worker {
@@ -96,6 +97,7 @@ pub(crate) struct Worker {
     pub(crate) waits_to_write: bool,
     input: Vec<u8>,
     filled: usize,
+    read: usize,
     /// Descriptors that came in, each part of a frame that is still to be read.
     arrived: VecDeque<Option<OwnedFd>>,
     /// Descriptors that are part of the next reply.
@@ -195,6 +197,7 @@ impl Worker {
             waits_to_write: false,
             input: Vec::new(),
             filled: 0,
+            read: FIRST_READ,
             results: Reader::default(),
             is_armed: false,
         }
@@ -407,7 +410,11 @@ impl Worker {
                 if self.arrived.len() > 2 * attach::MOST_DESCRIPTORS {
                     return Err(io::ErrorKind::InvalidData.into()); // nobody has asked for them
                 }
-                Ok(if self.filled == self.input.len() { Read::Full } else { Read::Some })
+                if self.filled < self.input.len() {
+                    return Ok(Read::Some);
+                }
+                self.read = READ.min(2 * self.read);
+                Ok(Read::Full)
             }
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(Read::Nothing),
             Err(error) => Err(error),
@@ -422,7 +429,7 @@ impl Worker {
             }
             _ => 0,
         };
-        frame.max(self.filled + READ / 2).max(READ)
+        frame.max(self.filled + self.read / 2).max(self.read)
     }
 
     /// Takes the descriptor that belongs to the frame being read.

@@ -38,6 +38,14 @@ use crate::sys::process;
 use crate::sys::socket::{self, Blocking};
 use crate::wire::{CallHead, HEADER, Header, Kind, Setup, Status, decode_limits, take_sized, take_word};
 
+/// Does in the fork server, once, what every worker would otherwise do first of all.
+pub(crate) fn warm_up() {
+    let _ = PoolId::next();
+    let _ = executor_core::panic_report::catch(|| ());
+    let _ = Stopwatch::default().lap(1);
+    let _ = io::stdout().flush();
+}
+
 /// Runs tasks until the parent closes the socket.
 pub(crate) fn run(socket: OwnedFd, page: SharedPage) -> ! {
     // ORDERING: release; pairs with the acquire in the parent's `Worker::pid`, though nothing is read through it.
@@ -89,7 +97,9 @@ const MEMORY_PAUSE: Duration = Duration::from_millis(10);
 /// The exit code of a worker whose parent sent what it should not.
 const BROKEN: i32 = 239;
 
-/// How much is read at once, in bytes: a batch of small tasks, or a good piece of a large one.
+/// How much is read at once, in bytes: at first a few small tasks, and at most a batch of them, or a good piece of a large
+/// one. It grows where reads are filled: of many workers, most never need more, and each page of it takes time to start.
+const FIRST_READ: usize = 4 * 1024;
 const READ: usize = 64 * 1024;
 
 /// How large the memory is that is kept for encoding results, in bytes. More spares page faults; less keeps less.
@@ -229,7 +239,7 @@ enum Context {
 impl Worker {
     fn serve(&mut self) -> Result<(), Broken> {
         let mut input = Vec::new();
-        let mut filled = 0;
+        let (mut filled, mut read) = (0, FIRST_READ);
         loop {
             let mut used = 0;
             let missing = loop {
@@ -249,8 +259,8 @@ impl Worker {
             };
             input.copy_within(used..filled, 0);
             filled -= used;
-            let room = missing.max(filled + READ);
-            if input.len() < room || input.len() > 4 * room {
+            let room = missing.max(filled + read);
+            if input.len() < room || input.len() > 4 * room.max(READ) {
                 input.resize(room, 0);
                 input.shrink_to(room);
             }
@@ -263,6 +273,9 @@ impl Worker {
             let (socket, room) = (self.socket.as_fd(), &mut input[filled..]);
             match socket::receive_stream(socket, room, Blocking::Wait) {
                 Ok(packet) if packet.length > 0 => {
+                    if packet.length == room.len() {
+                        read = READ.min(2 * read);
+                    }
                     filled += packet.length;
                     self.arrived.extend(packet.fds.into_iter().map(Some));
                     if packet.is_cut {

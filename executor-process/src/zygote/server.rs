@@ -13,7 +13,8 @@
 //!   number of a group is free for others once its leader is reaped and its last member gone.
 //! * S3 What a task started and moved to a group of its own is adopted by the fork server when its parent ends. After
 //!   the end of a worker all adopted processes are killed, but those still in the group of a living worker. A daemon
-//!   that a task made therefore lives at most until the next worker ends.
+//!   that a task made therefore lives at most until the next worker ends. Who is adopted is found among all children, so
+//!   there is a pause between two looks: thousands of workers that end at once must not take time by their square.
 //! * S4 Reports that do not fit into the socket wait in a queue, in order; no request is read meanwhile, so the queue
 //!   is bounded by the number of workers, and nobody waits for anybody.
 //! * S5 The control socket is closed *or* the application has ended → every worker and its group gets SIGKILL, they are
@@ -54,6 +55,9 @@ use std::mem;
 use std::os::fd::{AsFd, OwnedFd};
 use std::thread;
 use std::time::{Duration, Instant};
+
+/// Between two looks for adopted processes. Longer lets them live longer; shorter costs more where many workers end.
+const HUNT_PAUSE: Duration = Duration::from_millis(10);
 
 /// How long the fork server may reap its workers at the end. Less than the parent's patience (`zygote::STOP_LIMIT`),
 /// enough for some thousand SIGKILLed workers.
@@ -111,7 +115,9 @@ pub(crate) unsafe fn serve(
         workers: BTreeMap::new(),
         outgoing: VecDeque::new(),
         hunt: Hunt::Over,
+        looked: None,
     };
+    worker_main::warm_up();
     server.run(preload)
 }
 
@@ -125,11 +131,16 @@ struct Server {
     /// Reports the socket had no room for, with the descriptor that belongs to each.
     outgoing: VecDeque<(Report, Option<OwnedFd>)>,
     hunt: Hunt,
+    /// The last look for adopted processes.
+    looked: Option<Instant>,
 }
 
 /// Whether adopted processes may be left from a worker that has ended (S3).
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Hunt {
+    /// Somebody was buried since the last look.
+    Due,
+    /// What was found is killed, and to be buried.
     On,
     Over,
 }
@@ -170,7 +181,7 @@ impl Server {
                 Turn::Worker(job) => break job,
             }
         };
-        let Self { pid, control, application, signals, workers, outgoing, hunt: _ } = self;
+        let Self { pid, control, application, signals, workers, outgoing, .. } = self;
         mem::forget(workers);
         drop((control, application, signals, outgoing));
         become_worker(job, pid)
@@ -183,7 +194,8 @@ impl Server {
             (self.application.as_fd(), Interest::Read),
             (self.signals.as_fd(), Interest::Read),
         ];
-        let Ok([control, application, signals]) = poll(watched, None) else { return Turn::End };
+        let next_look = self.looked.filter(|_| self.hunt == Hunt::Due).map(|looked| looked + HUNT_PAUSE);
+        let Ok([control, application, signals]) = poll(watched, next_look) else { return Turn::End };
         if control.closed || application.readable || application.closed {
             return Turn::End;
         }
@@ -191,6 +203,7 @@ impl Server {
             self.signals.clear();
             self.bury();
         }
+        self.hunt();
         if control.writable {
             self.flush();
         }
@@ -258,7 +271,16 @@ impl Server {
             buried = true;
         }
         if buried && self.hunt == Hunt::On {
+            self.hunt = Hunt::Due;
+        }
+    }
+
+    /// S3, if it is due and the pause is over.
+    fn hunt(&mut self) {
+        let now = Instant::now();
+        if self.hunt == Hunt::Due && self.looked.is_none_or(|looked| now >= looked + HUNT_PAUSE) {
             self.hunt = self.kill_adopted();
+            self.looked = Some(now);
         }
     }
 
