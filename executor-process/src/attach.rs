@@ -71,6 +71,11 @@ pub(crate) fn keep_reply(attachments: Attachments) {
     REPLY.set(Some(attachments));
 }
 
+/// Whether the last result attached anything.
+pub(crate) fn has_reply() -> bool {
+    REPLY.with_borrow(Option::is_some)
+}
+
 /// What the last result attached, if anything.
 pub(crate) fn take_reply() -> Option<Attachments> {
     REPLY.take()

@@ -43,8 +43,8 @@ pub(crate) trait Turns {
     /// The argument that is to be decoded now.
     fn argument(&self) -> &[u8];
 
-    /// The task has returned, and its result is in `out`: takes it from there and moves on to the next argument; or does
-    /// neither and says no, and the call ends with this result.
+    /// The task has returned, and its result, which attaches nothing, is in `out`: takes it from there and moves on to the
+    /// next argument; or does neither and says no, and the call ends with this result.
     fn go_on(&mut self, out: &mut Vec<u8>) -> bool;
 }
 
@@ -235,7 +235,8 @@ fn run<A: Payload, R: Payload>(turns: &mut dyn Turns, out: &mut Vec<u8>, f: impl
     let ended = panic_report::catch(|| {
         loop {
             let status = run_one(turns.argument(), out, &f);
-            if status != Status::Returned || !turns.go_on(out) {
+            let is_plain = status == Status::Returned && (codec::is_number::<R>() || !attach::has_reply());
+            if !is_plain || !turns.go_on(out) {
                 return status;
             }
         }

@@ -438,6 +438,7 @@ impl Worker {
                 process::exit_now(0); // the task has forked, and this is not the worker
             }
             if course.is_revoked {
+                self.watch.stop(); // the time of those before it is not for the next call
                 break;
             }
             let number = course.number;

@@ -5,7 +5,7 @@ use std::io::{Read, Write};
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 
-use concurrent_futures::{Executor, Fd, ProcessPoolExecutor, TaskError, ThreadPoolExecutor};
+use concurrent_futures::{Executor, Fd, ProcessPoolExecutor, Shared, TaskError, ThreadPoolExecutor};
 
 use crate::scene::{Runs, assert_full, death, isolated, note};
 use crate::support::{Turnstile, descriptors, eventually, pass};
@@ -205,5 +205,32 @@ fn where_it_cannot_go_is_an_error() {
         assert_eq!(Executor::submit(&threads, greet, theirs).result().unwrap(), std::process::id());
         assert_eq!(all_of(ours), "hello");
         assert_full(&pool, 1);
+    });
+}
+
+/// Quick ones are run many in a row: what one attaches is its own all the same.
+#[test]
+fn a_result_with_a_file_among_many_quick_ones_without() {
+    fn now_and_then(n: u32) -> Option<Fd<File>> {
+        (n % 500 == 499).then(|| Fd::new(File::open("/dev/null").unwrap()))
+    }
+    fn worker_made(n: u32) -> Option<Shared<[u8]>> {
+        (n % 500 == 499).then(|| Shared::from_slice(&[1_u8]).unwrap())
+    }
+    isolated(|| {
+        let pool = ProcessPoolExecutor::new(2).unwrap();
+        for (n, file) in (0..20_000).zip(pool.map(now_and_then, 0..20_000)) {
+            let file = file.unwrap();
+            assert_eq!(file.is_some(), n % 500 == 499, "{n}");
+            assert!(file.is_none_or(|file| file.metadata().is_ok()), "{n}");
+        }
+        for (n, made) in (0..20_000).zip(pool.map(worker_made, 0..20_000)) {
+            match made {
+                Ok(None) => assert_ne!(n % 500, 499, "{n}"),
+                Err(TaskError::Encode(_)) => assert_eq!(n % 500, 499, "{n}"),
+                other => panic!("{n}: {other:?}"),
+            }
+        }
+        assert_full(&pool, 2);
     });
 }
