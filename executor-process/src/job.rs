@@ -150,8 +150,9 @@ where
 {
     let (promise, future) = Promise::of_pool(pool, options.label.clone());
     let mut arguments = Arguments::default();
-    // About what they will need.
-    arguments.bytes.reserve(items.len() * (size_of::<u64>() + size_of::<A>()));
+    // About what they will need, for small ones.
+    let size = (size_of::<u64>() + size_of::<A>()).saturating_mul(items.len());
+    arguments.bytes.reserve(size.min(MOST_RESERVED));
     let mut completion = Many::new(promise, items.len());
     for (place, item) in items.into_iter().enumerate() {
         match arguments.push(item, limit) {
@@ -332,6 +333,9 @@ enum Encoded {
     },
     Long(Box<(Vec<u8>, Ends)>),
 }
+
+/// How much memory is asked for before a chunk is encoded, at most, in bytes.
+const MOST_RESERVED: usize = 1 << 20;
 
 /// The longest argument behind its length that is kept in place, in bytes.
 const SHORT: usize = 30;
