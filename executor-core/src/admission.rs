@@ -100,6 +100,7 @@ impl Capacity {
     }
 
     /// Frees a place.
+    #[inline]
     pub fn give_back(&self) {
         if self.limit.is_some() {
             let mut taken = self.taken.lock();

@@ -189,7 +189,9 @@ impl Drop for PanicReport {
 ///
 /// The report of the panic, if `work` panicked.
 pub fn catch<R>(work: impl FnOnce() -> R) -> Result<R, PanicReport> {
-    install_hook();
+    if !INSTALLED.is_completed() {
+        install_hook();
+    }
     let depth = ACTIVE.get();
     ACTIVE.set(depth + 1);
     // A panic that is unwinding through here, if this is called by a destructor, keeps its own note.
@@ -269,11 +271,10 @@ thread_local! {
     static PLACE: RefCell<Option<Place>> = const { RefCell::new(None) };
 }
 
+static INSTALLED: Once = Once::new();
+
+#[cold]
 fn install_hook() {
-    static INSTALLED: Once = Once::new();
-    if INSTALLED.is_completed() {
-        return;
-    }
     INSTALLED.call_once(|| {
         let previous = std::panic::take_hook();
         std::panic::set_hook(Box::new(move |info| {

@@ -428,6 +428,7 @@ impl Header {
         self.details()?.label.as_deref()
     }
 
+    #[inline]
     fn phase(&self) -> Phase {
         let state = self.word.read();
         match state.phase() {
@@ -442,11 +443,13 @@ impl Header {
         }
     }
 
+    #[inline]
     fn is_finished(&self) -> bool {
         self.word.read().phase() == FINISHED
     }
 
     /// Whether this thread is running the task's callbacks right now.
+    #[inline]
     fn is_in_own_callback(&self) -> bool {
         // On the thread in question both are its own writes.
         self.word.read().phase() == SET && self.runner() == ThreadSlot::current()

@@ -99,12 +99,14 @@ impl Word {
     }
 
     /// Reads the word to go by what it says: who sees the end sees the outcome.
+    #[inline]
     pub(super) fn read(&self) -> State {
         // ORDERING: acquire, pairs with the release in `end`, `enter` and `advance`.
         State(self.0.load(Ordering::Acquire))
     }
 
     /// Reads a flag that guards no data.
+    #[inline]
     pub(super) fn glance(&self) -> State {
         // ORDERING: relaxed: nothing is read through it.
         State(self.0.load(Ordering::Relaxed))
@@ -237,6 +239,7 @@ impl Word {
     }
 
     /// The outcome of a task that is over was moved out, by its one handle.
+    #[inline]
     pub(super) fn take(&self, state: State) {
         if state.references() == 1 {
             // ORDERING: relaxed: nobody else has a reference.

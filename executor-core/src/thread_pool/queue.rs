@@ -346,6 +346,7 @@ impl Ranked {
     }
 
     /// The one with the highest priority; of equal ones the oldest.
+    #[inline]
     fn pop(&self) -> Option<Task> {
         self.take(|ranks| {
             let ((_, sequence), task) = ranks.by_rank.pop_first()?;
@@ -362,6 +363,7 @@ impl Ranked {
         })
     }
 
+    #[inline]
     fn take(&self, take: impl FnOnce(&mut Ranks) -> Option<Task>) -> Option<Task> {
         if self.is_empty() {
             return None;
@@ -373,6 +375,7 @@ impl Ranked {
         task
     }
 
+    #[inline]
     fn is_empty(&self) -> bool {
         self.len() == 0
     }

@@ -135,6 +135,7 @@ impl Registry {
 
     // --- submitting ---
 
+    #[inline]
     fn check(&self) -> Result<(), Refusal> {
         if self.id.is_inherited() {
             return Err(Refusal::ForkedChild);
@@ -147,6 +148,7 @@ impl Registry {
         }
     }
 
+    #[inline]
     pub(super) fn admit(&self, when_full: WhenFull) -> Result<Admission, Refusal> {
         self.check()?;
         if !self.capacity.is_bounded() || self.capacity.try_take() {
@@ -251,6 +253,7 @@ impl Registry {
     }
 
     /// A task left the queue: its place is free.
+    #[inline]
     pub(super) fn left_queue(&self) {
         self.capacity.give_back();
     }
@@ -402,6 +405,7 @@ impl Registry {
     // --- ending ---
 
     /// Whether workers end when they find nothing.
+    #[inline]
     pub(super) fn is_ending(&self) -> bool {
         // ORDERING: seq-cst: a worker's last look follows the fence after this.
         self.phase.load(Ordering::SeqCst) != RUNNING
