@@ -7,7 +7,7 @@ end=$((SECONDS + ${1:-10} * 60))
 export CONCURRENT_FUTURES_TEST_KILLS=${2:-5000}
 cargo test --release --test faults --locked --no-run
 log=$(mktemp)
-trap 'rm -f "$log"' EXIT
+trap 'rm -f "$log" "$log.now"' EXIT
 round=0
 while [ "$SECONDS" -lt "$end" ]; do
     round=$((round + 1))
@@ -20,7 +20,6 @@ while [ "$SECONDS" -lt "$end" ]; do
     cat "$log.now" >>"$log"
     echo "round $round: $(grep -a 'test result: ok' "$log.now" | tail -1)"
 done
-rm -f "$log.now"
 grep -aE ' tasks, [0-9]+ killed, [0-9]+ died' "$log" | awk '
     { tasks += $1; for (i = 2; i <= NF; i++) { if ($i ~ /^killed/) killed += $(i - 1); if ($i == "died") died += $(i - 1) } }
     END { print tasks " tasks, " killed " workers killed, " died " tasks died with them, none lost, none run twice" }'

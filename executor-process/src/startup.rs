@@ -102,15 +102,18 @@ pub(crate) fn library() -> Result<Option<fs::File>, StartError> {
     if Image::current().is_main_program() {
         return Ok(None);
     }
-    let own = Image::file();
-    let name = || {
-        own.as_ref().map_or_else(|_| String::from("of this shared object"), |own| own.display().to_string())
-    };
-    let lost = |source| StartError::Execute { program: name(), source };
-    let file = own.as_ref().map_err(|error| error.kind().into()).and_then(fs::File::open).map_err(lost)?;
-    match Identity::of_file(&file).map_err(lost)? {
-        Some(identity) if &identity == Image::current().identity() => Ok(Some(file)),
-        identity => Err(StartError::OtherProgram { program: name(), identity }),
+    let unknown = |source| StartError::Execute { program: String::from("this shared object"), source };
+    open_same_build(&Image::file().map_err(unknown)?).map(Some)
+}
+
+/// Opens a file that holds the very image this crate is part of: what was looked at is what will be executed or loaded.
+pub(crate) fn open_same_build(file: &Path) -> Result<fs::File, StartError> {
+    let program = || file.display().to_string();
+    let unreadable = |source| StartError::Execute { program: program(), source };
+    let opened = fs::File::open(file).map_err(unreadable)?;
+    match Identity::of_file(&opened).map_err(unreadable)? {
+        Some(identity) if &identity == Image::current().identity() => Ok(opened),
+        identity => Err(StartError::OtherProgram { program: program(), identity }),
     }
 }
 

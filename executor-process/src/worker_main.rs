@@ -67,7 +67,6 @@ pub(crate) fn run(socket: OwnedFd, page: SharedPage) -> ! {
         watch: Stopwatch::default(),
         message_limit: u64::MAX,
         limits: CallLimits::default(),
-        is_limited: false,
         growth: None,
     };
     let code = match worker.serve() {
@@ -143,9 +142,8 @@ struct Worker {
     segments: BTreeMap<u64, Arc<Segment>>,
     watch: Stopwatch,
     message_limit: u64,
-    /// What holds for the calls that come, and whether that is anything.
+    /// What holds for the calls that come.
     limits: CallLimits,
-    is_limited: bool,
     growth: Option<Growth>,
 }
 
@@ -304,7 +302,6 @@ impl Worker {
             Kind::Call => self.run_tasks(header, body),
             Kind::Limits => {
                 self.limits = decode_limits(body).ok_or(Broken)?;
-                self.is_limited = self.limits != CallLimits::default();
                 Ok(())
             }
             Kind::Lift => {
@@ -401,6 +398,8 @@ impl Worker {
             }
         }
         let is_lost = found.is_some();
+        // Where something is done before or after each task, each is run by itself.
+        let is_looked_after = is_lost || self.limits != CallLimits::default() || self.growth.is_some();
         self.watch.start();
         let end = header.number.checked_add(u64::from(header.count)).ok_or(Broken)?;
         let mut course = Course { number: header.number, argument: &[], rest, left: 0, is_revoked: false };
@@ -412,9 +411,7 @@ impl Worker {
             if !is_lost {
                 (course.argument, course.rest) = take_sized(course.rest).ok_or(Broken)?;
             }
-            // Where something is done before or after each task, each is run by itself.
-            let is_alone =
-                is_lost || !self.descriptors.is_empty() || self.is_limited || self.growth.is_some();
+            let is_alone = is_looked_after || !self.descriptors.is_empty();
             course.left = if is_alone { 0 } else { self.watch.stride(end - first) - 1 };
             if let Some(descriptors) = self.descriptors.remove(&first) {
                 attach::stage(descriptors);
@@ -464,7 +461,7 @@ impl Worker {
     /// Limits this process for the next task; `None` if there is nothing to limit.
     fn apply_limits(&self) -> Option<io::Result<Applied>> {
         let limits = self.limits;
-        if !self.is_limited {
+        if limits == CallLimits::default() {
             return None;
         }
         let mut applied = Applied::default();

@@ -224,13 +224,7 @@ impl Zygote {
     /// Executes another file that holds this program; one that does not would reach its `main` (R1 of [`startup`]), so it
     /// is looked at first, and what was looked at is executed.
     fn execute_other(program: &Path, config: &ZygoteConfig) -> Result<Self, StartError> {
-        let name = || program.display().to_string();
-        let file = File::open(program).map_err(|source| StartError::Execute { program: name(), source })?;
-        match Identity::of_file(&file) {
-            Ok(Some(identity)) if &identity == Image::current().identity() => {}
-            Ok(identity) => return Err(StartError::OtherProgram { program: name(), identity }),
-            Err(source) => return Err(StartError::Execute { program: name(), source }),
-        }
+        let file = startup::open_same_build(program)?;
         Self::execute_program(Path::new(&format!("/proc/self/fd/{}", file.as_raw_fd())), None, config)
     }
 
